@@ -1,0 +1,58 @@
+"""A result as tables: in the terminal, and in the docs between their marks."""
+
+import pathlib
+import re
+
+from rich.console import Console
+
+from . import _machine
+from ._table import Table, goals_table, to_markdown, to_rich
+from .measures import MEASURES
+
+_MARKS = "<!-- benchmarks: {name} -->", "<!-- end of benchmarks: {name} -->"
+
+
+def tables(name: str, result: dict) -> list[Table]:
+    """One benchmark's tables, its goals last. The smallest form is too short to judge."""
+    data = result["benchmarks"][name]
+    found = MEASURES[name].tables(data)
+    goals = MEASURES[name].goals(data)
+    if goals and not result["smoke"]:
+        found.append(goals_table(goals))
+    return found
+
+
+def print_report(name: str, result: dict, console: Console) -> None:
+    """Everything about one benchmark."""
+    for table in tables(name, result):
+        console.print(to_rich(table))
+    console.print(_machine.sentence(result), style="dim", highlight=False)
+    if result["smoke"]:
+        console.print("The smallest form: these figures show that it runs, not how fast.")
+
+
+def markdown(result: dict) -> str:
+    """All of a result, as a page would have it."""
+    return "\n\n".join(_section(name, result) for name in result["benchmarks"])
+
+
+def _section(name: str, result: dict) -> str:
+    parts = [to_markdown(table) for table in tables(name, result)]
+    return "\n\n".join([*parts, f"Measured {_machine.sentence(result)}"])
+
+
+def into_docs(result: dict, page: pathlib.Path) -> None:
+    """Renews what lies between a page's marks, for each benchmark of the result.
+
+    Raises:
+        ValueError: If the page has no marks for one of them.
+    """
+    text = page.read_text()
+    for name in result["benchmarks"]:
+        begin, end = (mark.format(name=name) for mark in _MARKS)
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        section = f"{begin}\n\n{_section(name, result)}\n\n{end}"
+        text, count = pattern.subn(lambda _, section=section: section, text)
+        if count != 1:
+            raise ValueError(f"{page} must have one {begin} … {end}; it has {count}.")
+    page.write_text(text)

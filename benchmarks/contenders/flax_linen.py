@@ -1,0 +1,59 @@
+"""Flax Linen's `TrainState` under `jax.jit`."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.training.train_state import TrainState
+
+from .. import _configs
+from .._configs import Config
+from ..models import _linen
+from ._base import Run
+
+
+class LinenLoop(Run):
+    """The step as Flax's own examples have it."""
+
+    def __init__(self, config: Config, donate: bool):
+        self.module = _linen.module(config)
+        self.batches = _configs.batches(config)
+        self.state = TrainState.create(
+            apply_fn=self.module.apply,
+            params=_linen.params(config, _configs.weights(config)),
+            tx=optax.adamw(_configs.LEARNING_RATE, weight_decay=_configs.WEIGHT_DECAY),
+        )
+        self.key = jax.random.key(0)
+
+        def step(state, key, inputs, labels):
+            rngs = {"dropout": jax.random.fold_in(key, state.step)}
+
+            def batch_loss(params):
+                logits = state.apply_fn({"params": params}, inputs, train=True, rngs=rngs)
+                losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+                return jnp.mean(losses), jnp.mean(jnp.argmax(logits, axis=-1) == labels)
+
+            compute = jax.value_and_grad(batch_loss, has_aux=True)
+            (loss, accuracy), grads = compute(state.params)
+            return state.apply_gradients(grads=grads), loss, accuracy
+
+        self.step = jax.jit(step, donate_argnums=(0,) if donate else ())
+
+    def run(self, num_steps: int) -> None:
+        state, key, step = self.state, self.key, self.step
+        for inputs, labels in _configs.stream(self.batches, num_steps):
+            state, loss, accuracy = step(state, key, inputs, labels)
+        self.state = jax.block_until_ready(state)
+
+    def loss(self) -> float:
+        inputs, labels = self.batches[0]
+        logits = self.module.apply({"params": self.state.params}, inputs, train=False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return float(jnp.mean(losses))
+
+
+def build(config: Config) -> Run:
+    return LinenLoop(config, donate=False)
+
+
+def build_donated(config: Config) -> Run:
+    return LinenLoop(config, donate=True)

@@ -1,0 +1,67 @@
+"""treadle: `fit`, with its progress bar and a row of JSON every 10 steps."""
+
+import itertools
+import pathlib
+import tempfile
+import time
+from collections.abc import Sequence
+
+import jax
+
+import treadle
+import treadle.callbacks
+import treadle.track
+
+from .. import _configs
+from .._configs import STEPS_PER_CALL, Config
+from ..models import _equinox
+from ._base import Run
+from .treadle_step import make_step, state_loss
+
+
+class Fit(Run):
+    """`fit` on a stream of batches, to a file that is new every time."""
+
+    def __init__(self, config: Config, steps_per_call: int):
+        model = _equinox.model(config, _configs.weights(config))
+        self.batches = _configs.batches(config)
+        self.step = make_step()
+        self.state = self.step.init(model, key=jax.random.key(0))
+        self.steps_per_call = steps_per_call
+        self._folder = tempfile.TemporaryDirectory()
+        self._files = itertools.count()
+
+    def run(self, num_steps: int, callbacks: Sequence[treadle.Callback] = ()) -> None:
+        path = pathlib.Path(self._folder.name) / f"{next(self._files)}.jsonl"
+        log = treadle.callbacks.Log(treadle.track.JSONL(path), interval=10)
+        self.state, _ = treadle.fit(
+            self.step,
+            self.state,
+            _configs.stream(self.batches, num_steps),
+            num_steps=int(self.state.step) + num_steps,
+            callbacks=[log, *callbacks],
+            steps_per_call=self.steps_per_call,
+            progress=True,
+        )
+        jax.block_until_ready(self.state)
+
+    def loss(self) -> float:
+        return state_loss(self.state, self.batches[0])
+
+
+class StepTimes(treadle.Callback):
+    """Notes when each step was handed to the device."""
+
+    def __init__(self):
+        self.times: list[float] = []
+
+    def on_step(self, ctx) -> None:
+        self.times.append(time.perf_counter())
+
+
+def build(config: Config) -> Run:
+    return Fit(config, steps_per_call=1)
+
+
+def build_fused(config: Config) -> Run:
+    return Fit(config, steps_per_call=STEPS_PER_CALL)

@@ -1,0 +1,1 @@
+"""The same models in each library's own layers, loaded with the same first weights."""

@@ -1,0 +1,37 @@
+"""treadle: a training library for Equinox models."""
+
+from . import callbacks as callbacks
+from . import checkpoint as checkpoint
+from . import data as data
+from . import nn as nn
+from . import track as track
+from . import tree as tree
+from ._cache import compilation_cache as compilation_cache
+from ._compiled import Compilation as Compilation
+from ._compiled import Compiled as Compiled
+from ._errors import ArgumentTypeError as ArgumentTypeError
+from ._errors import ArgumentValueError as ArgumentValueError
+from ._errors import BatchError as BatchError
+from ._errors import CheckpointError as CheckpointError
+from ._errors import CheckpointNotFoundError as CheckpointNotFoundError
+from ._errors import ConsumedStateError as ConsumedStateError
+from ._errors import DataError as DataError
+from ._errors import LossError as LossError
+from ._errors import NonFiniteError as NonFiniteError
+from ._errors import StateUnavailableError as StateUnavailableError
+from ._errors import TreadleError as TreadleError
+from ._errors import TreeError as TreeError
+from ._evaluate import EvalStep as EvalStep
+from ._evaluate import evaluate as evaluate
+from ._evaluate import predict as predict
+from ._loop import History as History
+from ._loop import fit as fit
+from ._state import TrainState as TrainState
+from ._step import TrainStep as TrainStep
+from ._weighted import Sum as Sum
+from ._weighted import Weighted as Weighted
+from ._weighted import ZeroWeightWarning as ZeroWeightWarning
+from .callbacks import Callback as Callback
+from .checkpoint import Checkpointer as Checkpointer
+from .checkpoint import load as load
+from .checkpoint import save as save

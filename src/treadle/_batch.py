@@ -1,0 +1,67 @@
+"""What a batch is: a pytree of arrays that share their leading axis."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ._custom_types import Batch
+from ._errors import BatchError
+from .tree._paths import flatten_with_paths
+
+
+def is_batch_leaf(leaf: Any) -> bool:
+    """Whether a leaf has a dtype and a shape: an array, or what stands for one."""
+    return eqx.is_array_like(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def num_examples(batch: Batch, name: str = "batch") -> int:
+    """The size of the leading axis.
+
+    Raises:
+        BatchError: If there are no leaves, a leaf is not an array or has no axis, the leading
+            sizes differ, or they are 0.
+    """
+    leaves = flatten_with_paths(batch)[0]
+    if not leaves:
+        raise BatchError(f"`{name}` (={batch!r}) holds no arrays: there is nothing to learn from.")
+    sizes: dict[str, int] = {}
+    for path, leaf in leaves:
+        if not is_batch_leaf(leaf):
+            raise BatchError(
+                f"`{name}` has {leaf!r} of type {type(leaf).__name__} at {path!r}: a batch holds "
+                f"arrays only. Leave it out, or capture it in the loss function."
+            )
+        if jnp.ndim(leaf) == 0:
+            raise BatchError(
+                f"`{name}` has a scalar at {path!r}, but every leaf of a batch has a leading axis "
+                f"of examples. What is the same for all examples goes through `args`: "
+                f"`step(state, batch, args=...)`, and the loss takes it as `args`."
+            )
+        sizes[path] = jnp.shape(leaf)[0]
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{path!r}: {size}" for path, size in sizes.items())
+        raise BatchError(
+            f"The leaves of `{name}` differ in their leading size ({listed}): axis 0 counts the "
+            f"examples, so it must be the same for all. What is not per example goes through `args`."
+        )
+    size = next(iter(sizes.values()))
+    if size == 0:
+        raise BatchError(f"`{name}` is empty: its leaves have a leading size of 0.")
+    return size
+
+
+def microbatch(batch: Batch, index: Any, accumulate: int) -> PyTree:
+    """Every `accumulate`-th example, from `index` on.
+
+    Strided and not cut in blocks, so that a batch sharded along its leading axis needs no
+    resharding: each device holds its part of every microbatch.
+    """
+
+    def take(leaf: jax.Array) -> jax.Array:
+        grouped = leaf.reshape(leaf.shape[0] // accumulate, accumulate, *leaf.shape[1:])
+        return jax.lax.dynamic_index_in_dim(grouped, index, axis=1, keepdims=False)
+
+    return batch if accumulate == 1 else jax.tree.map(take, batch)

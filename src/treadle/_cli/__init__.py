@@ -1,0 +1,3 @@
+"""The command line: `treadle demo`."""
+
+from ._main import main as main

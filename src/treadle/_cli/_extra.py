@@ -1,0 +1,24 @@
+"""Packages that only the demo needs."""
+
+import importlib
+from typing import Any
+
+from .._errors import TreadleError
+
+
+class MissingExtraError(TreadleError, ImportError):
+    """A package is not installed that comes with the extra `treadle[demo]`."""
+
+
+def require_demo(module: str) -> Any:
+    """The module, imported; or what to install.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"The demo needs {error.name}, which is not installed: `pip install 'treadle[demo]'`."
+        ) from error

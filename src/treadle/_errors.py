@@ -1,0 +1,49 @@
+"""Every error treadle raises: one family, each also the fitting built-in."""
+
+
+class TreadleError(Exception):
+    """The base of every error raised by treadle."""
+
+
+class ArgumentValueError(TreadleError, ValueError):
+    """An argument has a value that cannot be used."""
+
+
+class ArgumentTypeError(TreadleError, TypeError):
+    """An argument is of the wrong type."""
+
+
+class LossError(TreadleError, TypeError):
+    """The loss (or metric) function returned what cannot be trained on or averaged."""
+
+
+class BatchError(TreadleError, ValueError):
+    """A batch has a structure, shape or leaf that a step cannot take."""
+
+
+class DataError(TreadleError, ValueError):
+    """A source of batches is empty, ended early, or cannot be positioned."""
+
+
+class TreeError(TreadleError, ValueError):
+    """A pytree, a path or a glob does not fit."""
+
+
+class CheckpointError(TreadleError, ValueError):
+    """A checkpoint cannot be written, is damaged, or does not fit the tree it is read into."""
+
+
+class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
+    """There is no checkpoint at the path that was asked for."""
+
+
+class ConsumedStateError(TreadleError, RuntimeError):
+    """A state was used after a step had consumed (donated) it."""
+
+
+class StateUnavailableError(TreadleError, RuntimeError):
+    """A callback read the state on a step where it had not asked for it."""
+
+
+class NonFiniteError(TreadleError, FloatingPointError):
+    """A loss or gradient was NaN or infinite."""

@@ -1,0 +1,326 @@
+"""`EvalStep`, `evaluate` and `predict`: exact means over any split into batches."""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from ._batch import num_examples
+from ._custom_types import Batch, Door, KeyLike, MetricFn, Model
+from ._errors import ArgumentTypeError, ArgumentValueError, BatchError, DataError, LossError
+from ._loss import flatten_aux, require_signature
+from ._random import as_key, example_keys
+from ._state import Bundle, TrainState
+from ._weighted import Total, ZeroWeightWarning, as_total, reduce_examples
+from .tree._paths import flatten_with_paths
+
+
+class EvalStep:
+    """What to measure of a model on a batch, compiled once.
+
+    Args:
+        metric_fn: `metric_fn(model, example) -> {name: scalar | Weighted | Sum}` for one example;
+            treadle maps it over the batch. The model comes in inference mode.
+        batched: `metric_fn` gets a whole batch. A bare scalar then counts for as many examples as
+            the batch has.
+        axis_name: The name of the mapped axis of examples.
+
+    Raises:
+        ArgumentTypeError: `metric_fn` has another signature.
+
+    Example:
+        >>> def metric_fn(model, example):
+        ...     x, y = example
+        ...     return {"accuracy": jnp.argmax(model(x)) == y}
+        >>> treadle.evaluate(treadle.EvalStep(metric_fn), state, test_batches)
+        {'accuracy': 0.98}
+    """
+
+    def __init__(self, metric_fn: Door[MetricFn], *, batched: bool = False, axis_name: str = "batch"):
+        require_signature(metric_fn, "metric_fn", ("model", "batch" if batched else "example"))
+        self._metric_fn = metric_fn
+        self._batched = batched
+        self._axis_name = axis_name
+        self._compilations = 0
+        self._program = jax.jit(self._traced)
+
+    @property
+    def batched(self) -> bool:
+        """Whether the metric function gets whole batches."""
+        return self._batched
+
+    @property
+    def compilations(self) -> int:
+        """How many programs this step has compiled."""
+        return self._compilations
+
+    def totals(self, model: Bundle, batch: Batch, weights: Any) -> dict[str, Total]:
+        """The figures of one batch, added up over its examples on the device.
+
+        Args:
+            model: The model, packed.
+            batch: Arrays with a leading axis of examples.
+            weights: What each example counts for: 1, or 0 where a row only fills the batch up.
+        """
+        return self._program(model, batch, weights)
+
+    def _traced(self, packed: Bundle, batch: Batch, weights: jax.Array) -> dict[str, Total]:
+        self._compilations += 1
+        return eqx.filter_jit(self._measure)(packed, batch, weights)
+
+    def _measure(self, packed: Bundle, batch: Batch, weights: jax.Array) -> dict[str, Total]:
+        model = eqx.nn.inference_mode(packed.unpack())
+        if self._batched:
+            return self._figures(model, batch, jnp.float32(num_examples(batch)))
+        mapped = eqx.filter_vmap(
+            self._figures, in_axes=(None, 0, 0), axis_name=self._axis_name
+        )
+        totals = mapped(model, batch, weights)
+        return {name: reduce_examples(total) for name, total in totals.items()}
+
+    def _figures(self, model: Model, example: PyTree, weight: jax.Array) -> dict[str, Total]:
+        figures = flatten_aux(self._metric_fn(model, example), "what the metric function returned")
+        if not figures:
+            raise LossError("The metric function returned an empty dictionary: nothing to measure.")
+        totals = {}
+        for name, leaf in figures.items():
+            # A batched `Weighted` or `Sum` knows what it counts for; a bare scalar does not.
+            bare = eqx.is_array_like(leaf)
+            own = weight if bare or not self._batched else 1.0
+            totals[name] = as_total(name, leaf, own)
+        return totals
+
+
+def evaluate(
+    eval_step: Door[EvalStep],
+    model_or_state: Model | TrainState,
+    batches: Door[Iterable[Batch]],
+    *,
+    batch_size: Door[int | None] = None,
+) -> dict[str, Any]:
+    """Exact means over all examples, however they are cut into batches.
+
+    Batches are cut anew to one size across their boundaries, and the last one is filled up with
+    rows that do not count, so a per-example metric compiles once; a batched metric sees the last
+    batch in its own size, and compiles for it. Sums are float32 on the device within a batch, and
+    float64 on the host across batches.
+
+    Args:
+        eval_step: What to measure.
+        model_or_state: A model, or the state whose model is measured; it is not consumed.
+        batches: Any finite iterable of batches, of one structure.
+        batch_size: What to cut to; without it, the size of the first batch.
+
+    Returns:
+        Each name with its figure: a `float`, or a NumPy array where the figure is one.
+
+    Raises:
+        DataError: There are no batches.
+        BatchError: A batch is not one, or has another structure than the first.
+        LossError: The metric function returns something else.
+        ConsumedStateError: A step has consumed the state.
+    """
+    if not isinstance(eval_step, EvalStep):
+        raise ArgumentTypeError(
+            f"`eval_step` is a {type(eval_step).__name__}, not an `EvalStep`: write "
+            f"`treadle.EvalStep(metric_fn)`."
+        )
+    model = Bundle.pack(model_of(model_or_state))
+    pending: list[dict[str, Total]] = []
+    sums: dict[str, list[Any]] = {}
+    for batch, count in recut(batches, batch_size, pad=not eval_step.batched):
+        weights = (np.arange(num_examples(batch)) < count).astype(np.float32)
+        pending.append(eval_step.totals(model, batch, weights))
+        # One batch behind, so that the host adds up while the device works on the next.
+        if len(pending) > 1:
+            _add_up(sums, pending.pop(0))
+    for totals in pending:
+        _add_up(sums, totals)
+    if not sums:
+        raise DataError(
+            "`batches` is empty, so there is nothing to evaluate. An iterator that was used up "
+            "gives nothing the second time: hand over a list, or `treadle.data.arrays(..., "
+            "epochs=1)`, which start anew."
+        )
+    return {name: _figure(name, *pair) for name, pair in sums.items()}
+
+
+def _add_up(sums: dict[str, list[Any]], totals: dict[str, Total]) -> None:
+    for name, total in totals.items():
+        numerator = np.asarray(total.numerator, np.float64)
+        denominator = None
+        if total.denominator is not None:
+            denominator = np.asarray(total.denominator, np.float64)
+        if name not in sums:
+            sums[name] = [numerator, denominator]
+        else:
+            sums[name][0] = sums[name][0] + numerator
+            if denominator is not None:
+                sums[name][1] = sums[name][1] + denominator
+
+
+def _figure(name: str, numerator: np.ndarray, denominator: np.ndarray | None) -> Any:
+    if denominator is None:
+        value = numerator
+    else:
+        empty = denominator == 0
+        if np.any(empty):
+            warnings.warn(
+                f"All weights of {name!r} were 0 over the whole evaluation: the figure is 0, and "
+                f"says nothing.",
+                ZeroWeightWarning,
+                stacklevel=3,
+            )
+        value = np.where(empty, 0.0, numerator / np.where(empty, 1.0, denominator))
+    return float(value) if np.ndim(value) == 0 else value
+
+
+def model_of(model_or_state: Model | TrainState) -> Model:
+    """The model itself, or the one in a state."""
+    return model_or_state.model if isinstance(model_or_state, TrainState) else model_or_state
+
+
+def recut(
+    batches: Iterable[Batch], batch_size: int | None, *, pad: bool
+) -> Iterator[tuple[Batch, int]]:
+    """Batches of one size across the boundaries of the given ones.
+
+    Args:
+        batches: Batches of any sizes.
+        batch_size: The size; the first batch's when `None`.
+        pad: Whether the last batch is filled up by repeating its last row.
+
+    Yields:
+        A batch, and how many of its rows count.
+    """
+    _require_batch_size(batch_size)
+    held: list[Batch] = []
+    available = 0
+    first = None
+    for batch in batches:
+        size = num_examples(batch)
+        structure = jax.tree.structure(batch)
+        first = structure if first is None else first
+        if structure != first:
+            raise BatchError(
+                f"`batches` changes its structure on the way, from {first} to {structure}: every "
+                f"batch must have the same."
+            )
+        batch_size = size if batch_size is None else batch_size
+        if not held and size == batch_size:
+            yield batch, size
+            continue
+        held.append(batch)
+        available += size
+        if available >= batch_size:
+            whole = _concatenate(held)
+            start = 0
+            while available - start >= batch_size:
+                yield _rows(whole, start, start + batch_size), batch_size
+                start += batch_size
+            available -= start
+            held = [_rows(whole, start, start + available)] if available else []
+    if available:
+        tail = _concatenate(held)
+        yield (_padded(tail, available, batch_size or available) if pad else tail), available
+
+
+def _require_batch_size(batch_size: Any) -> None:
+    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1
+    if batch_size is not None and not whole:
+        raise ArgumentValueError(
+            f"`batch_size` (={batch_size!r}) must be a whole number of at least 1."
+        )
+
+
+def _concatenate(batches: list[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    return jax.tree.map(lambda *leaves: _join(leaves), *batches)
+
+
+def _join(leaves: tuple[Any, ...]) -> Any:
+    if any(isinstance(leaf, jax.Array) for leaf in leaves):
+        return jnp.concatenate(leaves)
+    return np.concatenate(leaves)
+
+
+def _rows(batch: Batch, start: int, stop: int) -> Batch:
+    return jax.tree.map(lambda leaf: leaf[start:stop], batch)
+
+
+def _padded(batch: Batch, count: int, size: int) -> Batch:
+    places = np.minimum(np.arange(size), count - 1)
+    return jax.tree.map(lambda leaf: leaf[places], batch)
+
+
+def predict(
+    model: Model | TrainState,
+    inputs: PyTree,
+    *,
+    batch_size: Door[int],
+    key: Door[KeyLike | None] = None,
+    inference: bool = True,
+) -> PyTree:
+    """What a model says of every input.
+
+    Args:
+        model: A model that is called on one example, `model(x)`; or a state.
+        inputs: Arrays with a leading axis of examples, as many as fit into host memory.
+        batch_size: How many go through the model at once; the last batch is filled up, so that one
+            program serves all.
+        key: For a model that draws: example `i` is called as `model(x, key=fold_in(key, i))`.
+        inference: Whether the model is put into inference mode (no dropout).
+
+    Returns:
+        The outputs as NumPy arrays, stacked along a leading axis.
+
+    Raises:
+        BatchError: `inputs` are not arrays that share a leading axis.
+        ArgumentValueError: `batch_size` is not a positive whole number.
+
+    Example:
+        >>> logits = treadle.predict(state, images, batch_size=256)
+    """
+    _require_batch_size(batch_size)
+    count = num_examples(inputs, "inputs")
+    packed = Bundle.pack((model_of(model), None if key is None else as_key(key)))
+    outputs = []
+    for start in range(0, count, batch_size):
+        stop = min(start + batch_size, count)
+        rows = _padded(_rows(inputs, start, stop), stop - start, batch_size)
+        indices = np.arange(start, start + batch_size, dtype=np.int32)
+        outputs.append((_apply(packed, rows, indices, inference), stop - start))
+    return jax.tree.map(
+        lambda *parts: np.concatenate(
+            [np.asarray(part)[:rows] for part, (_, rows) in zip(parts, outputs, strict=True)]
+        ),
+        *(output for output, _ in outputs),
+    )
+
+
+def _call(packed: Bundle, inputs: PyTree, indices: jax.Array, inference: bool) -> PyTree:
+    model, key = packed.unpack()
+    if inference:
+        model = eqx.nn.inference_mode(model)
+    if key is None:
+        output = eqx.filter_vmap(lambda m, x: m(x), in_axes=(None, 0))(model, inputs)
+    else:
+        keys = example_keys(key, indices)
+        mapped = eqx.filter_vmap(lambda m, x, k: m(x, key=k), in_axes=(None, 0, 0))
+        output = mapped(model, inputs, keys)
+    strange = [path for path, leaf in flatten_with_paths(output)[0] if not eqx.is_array(leaf)]
+    if strange:
+        raise ArgumentTypeError(
+            f"The model's output has something that is not an array at {strange[0]!r}: `predict` "
+            f"stacks arrays. Wrap the model in a function that returns those."
+        )
+    return output
+
+
+_apply = jax.jit(_call, static_argnums=3)

@@ -1,0 +1,4 @@
+"""`fit` and what it is made of."""
+
+from ._fit import fit as fit
+from ._history import History as History

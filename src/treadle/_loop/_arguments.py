@@ -1,0 +1,120 @@
+"""The door of `fit`: arguments that cannot be used are told before anything happens."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from .._custom_types import Batch
+from .._errors import ArgumentTypeError, ArgumentValueError, DataError
+from .._evaluate import EvalStep
+from .._state import TrainState
+from .._step import TrainStep
+from ..callbacks import Callback, Log
+from ..checkpoint import Checkpointer
+
+Evaluation: TypeAlias = (
+    tuple[EvalStep, Iterable[Batch]] | Callable[[TrainState], Mapping[str, Any]]
+)
+"""What `fit(eval=...)` takes."""
+
+
+def is_function(args: Any) -> bool:
+    """Whether `args` is to be called with the step's number: a module can be called too, but it
+    is a tree."""
+    return callable(args) and jax.tree_util.all_leaves([args])
+
+
+def require_arguments(
+    step: Any,
+    state: Any,
+    data: Any,
+    num_steps: Any,
+    eval: Any,
+    run: str | os.PathLike[str] | None,
+    checkpointer: Any,
+    args: Any,
+) -> None:
+    """Refuses arguments of the wrong kind.
+
+    Raises:
+        ArgumentTypeError, ArgumentValueError, DataError: With what is wrong, and the way out.
+    """
+    if not isinstance(step, TrainStep):
+        raise ArgumentTypeError(
+            f"`step` is a {type(step).__name__}, not a `TrainStep`: write "
+            f"`treadle.TrainStep(loss_fn, optimizer)`."
+        )
+    step.require_arguments(state, None if is_function(args) else args)
+    if isinstance(data, (Mapping, np.ndarray, jax.Array)):
+        raise DataError(
+            f"`data` is one batch (a {type(data).__name__}), not an iterable of batches: cut it "
+            f"with `treadle.data.arrays(data, batch_size, key=...)`, or hand over a list of batches."
+        )
+    if isinstance(num_steps, bool) or not isinstance(num_steps, (int, np.integer)):
+        raise ArgumentTypeError(f"`num_steps` (={num_steps!r}) must be a whole number.")
+    if num_steps < 0:
+        raise ArgumentValueError(f"`num_steps` (={num_steps}) must not be negative.")
+    if run is not None and checkpointer is not None:
+        raise ArgumentValueError(
+            "`run` and `checkpointer` were both given, but a run folder keeps its own checkpoints "
+            "in `checkpoints/`: give one of them."
+        )
+    _require_evaluation(eval)
+
+
+def _require_evaluation(eval: Any) -> None:
+    if eval is None or (callable(eval) and not isinstance(eval, EvalStep)):
+        return
+    pair = isinstance(eval, tuple) and len(eval) == 2 and isinstance(eval[0], EvalStep)
+    if not pair:
+        raise ArgumentTypeError(
+            f"`eval` (={eval!r}) must be `(treadle.EvalStep(metric_fn), batches)`, or a function "
+            f"of the state that returns a dictionary of figures."
+        )
+
+
+def require_frequencies(**frequencies: Any) -> None:
+    """Refuses frequencies that are not positive, or that belong to something that is not there.
+
+    Args:
+        frequencies: Each a number or `None`; or a pair of that and what it would need.
+
+    Raises:
+        ArgumentValueError: With the name and the value.
+    """
+    for name, value in frequencies.items():
+        if isinstance(value, tuple):
+            value, needed = value
+            if value is not None:
+                raise ArgumentValueError(f"`{name}` (={value!r}) was given without {needed}.")
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise ArgumentValueError(f"`{name}` (={value!r}) must be a whole number of at least 1.")
+
+
+def require_callbacks(callbacks: list[Callback]) -> None:
+    """Refuses what is no callback, and two whose state would share a name.
+
+    Raises:
+        ArgumentTypeError: Something is not a `Callback`.
+        ArgumentValueError: A bad `every`, or two names that are equal.
+    """
+    seen: set[str] = set()
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ArgumentTypeError(
+                f"`callbacks` holds {callback!r}, which is not a `treadle.Callback`: derive from "
+                f"it, and write the methods you want."
+            )
+        require_frequencies(every=callback.every)
+        has_state = type(callback).get_state is not Callback.get_state
+        if has_state and not isinstance(callback, Log) and callback.name in seen:
+            raise ArgumentValueError(
+                f"`callbacks` holds two with the name {callback.name!r}, and each has a state to "
+                f"save: give one of them another `name`."
+            )
+        seen.add(callback.name)

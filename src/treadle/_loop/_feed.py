@@ -1,0 +1,155 @@
+"""Batches on their way into the loop: counted, positioned, several at a time."""
+
+import collections
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._custom_types import Batch
+from .._errors import DataError
+from ..data import decode_position, encode_position, is_positioned
+
+
+class Feed:
+    """An iterator over batches that knows how many were consumed, and where that is.
+
+    Args:
+        data: Any iterable of batches.
+        ahead: Whether batches are taken before they are consumed (fused steps), so that each must
+            be remembered with its position.
+    """
+
+    def __init__(self, data: Iterable[Batch], *, ahead: bool):
+        try:
+            self._iterator: Iterator[Batch] = iter(data)
+        except TypeError as error:
+            raise DataError(
+                f"`data` (={data!r}) of type {type(data).__name__} is not an iterable of batches: "
+                f"hand over a list of batches, a generator, or `treadle.data.arrays(...)`."
+            ) from error
+        self._positioned = is_positioned(self._iterator)
+        self._ahead = ahead
+        self._held: collections.deque[tuple[Batch, Any]] = collections.deque()
+        self._ended = False
+        self._position: Any = None
+        self.consumed = 0
+
+    @property
+    def positioned(self) -> bool:
+        """Whether the source can be put back to where it was."""
+        return self._positioned
+
+    def restore(self, saved: Any, skip: bool) -> int:
+        """Goes to where a checkpoint was written.
+
+        Args:
+            saved: What `position` gave then.
+            skip: Whether the batches consumed are skipped where the source cannot be positioned.
+
+        Returns:
+            How many batches were skipped one by one.
+
+        Raises:
+            DataError: The source ends before the place is reached.
+        """
+        self.consumed = saved["consumed"]
+        if self._positioned and saved["position"] is not None:
+            self._iterator.set_state(decode_position(saved["position"]))  # type: ignore[attr-defined]
+            self._position = saved["position"]
+            return 0
+        if not skip:
+            return 0
+        skipped = sum(1 for _ in itertools.islice(self._iterator, self.consumed))
+        if skipped < self.consumed:
+            raise DataError(
+                f"`data` ended after {skipped} batches, but the checkpoint was written after "
+                f"{self.consumed}: hand over the data from its beginning, as in the first run, or "
+                f"say `skip_data=False` if it already begins where the checkpoint was written."
+            )
+        return skipped
+
+    def position(self) -> dict[str, Any]:
+        """Where the consumed batches end, for a checkpoint."""
+        position = self._position
+        if self._positioned and not self._ahead and self.consumed:
+            position = encode_position(self._iterator.get_state())  # type: ignore[attr-defined]
+        return {"consumed": self.consumed, "position": position}
+
+    def take(self, count: int) -> tuple[Batch | None, int]:
+        """`count` batches stacked on a new leading axis; one batch as it is.
+
+        Returns:
+            The batches, and how many: `count`, or 1 where fewer are left or their shapes differ;
+            `(None, 0)` at the end of the data.
+        """
+        if count == 1 and not self._held:
+            batch = next(self._iterator, _END)
+            if batch is _END:
+                self._ended = True
+                return None, 0
+            self.consumed += 1
+            if self._ahead and self._positioned:
+                self._position = encode_position(self._iterator.get_state())  # type: ignore[attr-defined]
+            return batch, 1
+        self._hold(count)
+        if not self._held:
+            return None, 0
+        if len(self._held) >= count > 1:
+            stacked = stack([batch for batch, _ in itertools.islice(self._held, count)])
+            if stacked is not None:
+                self._release(count)
+                return stacked, count
+        batch = self._held[0][0]
+        self._release(1)
+        return batch, 1
+
+    def _hold(self, count: int) -> None:
+        while len(self._held) < count and not self._ended:
+            batch = next(self._iterator, _END)
+            if batch is _END:
+                self._ended = True
+                return
+            position = None
+            if self._positioned:
+                position = encode_position(self._iterator.get_state())  # type: ignore[attr-defined]
+            self._held.append((batch, position))
+
+    def _release(self, count: int) -> None:
+        for _ in range(count):
+            _, self._position = self._held.popleft()
+        self.consumed += count
+
+
+class _End:
+    """Marks the end of an iterator whose elements may be anything."""
+
+
+_END: Any = _End()
+
+
+def stack(batches: list[Batch]) -> Batch | None:
+    """Batches on a new leading axis; `None` where their structures or shapes differ."""
+    first, *others = batches
+    leaves, treedef = jax.tree.flatten(first)
+    columns = [leaves]
+    for batch in others:
+        leaves, structure = jax.tree.flatten(batch)
+        if structure != treedef:
+            return None
+        columns.append(leaves)
+    stacked = []
+    for column in zip(*columns, strict=True):
+        if any(np.shape(leaf) != np.shape(column[0]) for leaf in column):
+            return None
+        on_device = isinstance(column[0], jax.Array)
+        stacked.append(jnp.stack(column) if on_device else np.stack(column))
+    return jax.tree.unflatten(treedef, stacked)
+
+
+def leading_size(batch: Batch, axis: int = 0) -> int:
+    """The size of the first leaf along an axis: quick, because the step has checked the batch."""
+    return np.shape(jax.tree.leaves(batch)[0])[axis]

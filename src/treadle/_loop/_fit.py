@@ -1,0 +1,364 @@
+"""`fit`: the loop, which only orchestrates."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from ..callbacks import Callback, Checkpointing, Context, Log, ProgressBar
+from ..callbacks._metrics import Dispatched, StepMetrics
+from ..checkpoint import Checkpointer
+from .._custom_types import Args, Batch, Door
+from .._errors import ArgumentValueError, DataError
+from .._evaluate import evaluate
+from .._state import TrainState
+from .._step import TrainStep
+from ._arguments import (
+    Evaluation,
+    is_function,
+    require_arguments,
+    require_callbacks,
+    require_frequencies,
+)
+from ._collector import frozen_garbage
+from ._feed import Feed, leading_size
+from ._history import History
+from ._run_folder import RunFolder
+from ._signals import Interrupts
+
+_log = logging.getLogger("treadle")
+
+def fit(
+    step: Door[TrainStep],
+    state: Door[TrainState],
+    data: Door[Iterable[Batch]],
+    *,
+    num_steps: Door[int],
+    args: Door[Args | Callable[[int], Args] | None] = None,
+    callbacks: Door[Sequence[Callback]] = (),
+    eval: Door[Evaluation | None] = None,
+    eval_every: Door[int | None] = None,
+    checkpointer: Checkpointer | None = None,
+    checkpoint_every: Door[int | None] = None,
+    resume: bool = True,
+    skip_data: bool = True,
+    steps_per_call: Door[int] = 1,
+    log_every: Door[int | None] = None,
+    run: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> tuple[TrainState, History]:
+    """Trains until the state has taken `num_steps` steps.
+
+    Args:
+        step: The step.
+        state: Where to begin; it is consumed, unless a checkpoint takes its place.
+        data: An iterable of batches. It is never cycled: where it ends, the training ends.
+        num_steps: At which `state.step` to end; in a notebook, `int(state.step) + n` for n more.
+        args: What the loss takes as `args`: a tree, or a function of the step's number (steps are
+            then not fused).
+        callbacks: What else is to happen.
+        eval: `(EvalStep, batches)`, or a function of the state that returns figures by name.
+        eval_every: Evaluate on multiples of this; always at the end as well.
+        checkpointer: Where checkpoints go; `run` brings its own.
+        checkpoint_every: Save on multiples of this; without it, ten times on the way, but at least
+            every 1,000 steps. Always at the end, and when the training is stopped.
+        resume: Whether to go on from the newest checkpoint there is.
+        skip_data: When resuming data that cannot say where it is, whether to skip the batches that
+            were consumed before.
+        steps_per_call: How many steps one dispatch fuses. Evaluations, checkpoints and callbacks
+            stay on their steps; those in between that do not fill a dispatch go one by one, so at
+            most two programs are compiled.
+        log_every: Steps between two rows in the history and in `metrics.jsonl`; without it 10, or
+            1 for fewer than 100 steps.
+        run: A folder for everything: `metrics.jsonl`, `checkpoints/`, `environment.json`. The same
+            script run again continues there, bit for bit.
+        progress: Whether to show a progress bar and notices, on standard error.
+
+    Returns:
+        The state at the end, and the history. Ctrl-C or SIGTERM ends the training after the step
+        under way, with a checkpoint where there is a place for it; `history.stopped` says why. A
+        second Ctrl-C raises `KeyboardInterrupt` at once.
+
+    Raises:
+        ArgumentTypeError, ArgumentValueError: An argument cannot be used.
+        DataError: There is no data, or it cannot be put back to where a checkpoint was written.
+        CheckpointError: The newest checkpoint does not fit the state.
+        NonFiniteError: A loss or gradient was NaN or infinite (`nonfinite="raise"`).
+        ConsumedStateError: The state was consumed before.
+
+    Example:
+        >>> state, history = treadle.fit(step, state, batches, num_steps=1_000, run="runs/digits")
+    """
+    require_arguments(step, state, data, num_steps, eval, run, checkpointer, args)
+    require_frequencies(
+        eval_every=eval_every if eval is not None else (eval_every, "`eval`"),
+        checkpoint_every=checkpoint_every
+        if (run or checkpointer) is not None
+        else (checkpoint_every, "`run` or `checkpointer`"),
+        log_every=log_every,
+        steps_per_call=steps_per_call,
+    )
+    folder = None if run is None else RunFolder(run)
+    place = checkpointer if folder is None else folder.checkpointer
+    history = History()
+    watchers = _watchers(history, folder, place, callbacks, num_steps, log_every, checkpoint_every)
+    if progress:
+        watchers.insert(0, ProgressBar())
+    loop = _Loop(
+        step,
+        state,
+        Feed(data, ahead=steps_per_call > 1),
+        num_steps=num_steps,
+        args=args,
+        callbacks=watchers,
+        evaluation=eval,
+        eval_every=eval_every,
+        # The arguments of a fused dispatch are the same for all of its steps.
+        fuse=1 if is_function(args) else steps_per_call,
+        history=history,
+    )
+    if place is not None:
+        _resume(loop, place, resume, skip_data, folder, progress)
+    if loop.count >= num_steps:
+        _notice(f"already at step {loop.count} of {num_steps}: nothing left to do", progress)
+        return loop.state, history
+    if folder is not None:
+        folder.note_start(loop.count)
+    trained = loop.run()
+    if history.stopped is not None:
+        saved = "" if place is None else "; run it again to continue from here"
+        _notice(f"stopped at step {loop.count} of {num_steps}: {history.stopped}{saved}", progress)
+    return trained, history
+
+
+def _watchers(
+    history: History,
+    folder: RunFolder | None,
+    place: Checkpointer | None,
+    callbacks: Sequence[Callback],
+    num_steps: int,
+    log_every: int | None,
+    checkpoint_every: int | None,
+) -> list[Callback]:
+    """The user's callbacks among our own, in the order in which they are called."""
+    interval = log_every or (10 if num_steps >= 100 else 1)
+    watchers: list[Callback] = [Log(history, interval)]
+    if folder is not None:
+        watchers.append(Log(folder.metrics, interval))
+    watchers += callbacks
+    if place is not None:
+        # Last, so that its checkpoints hold what the others made of the same evaluation.
+        every = checkpoint_every or min(1_000, max(1, math.ceil(num_steps / 10)))
+        watchers.append(Checkpointing(place, every))
+    require_callbacks(watchers)
+    return watchers
+
+
+class _Loop:
+    """One call of `fit` under way."""
+
+    def __init__(
+        self,
+        step: TrainStep,
+        state: TrainState,
+        feed: Feed,
+        *,
+        num_steps: int,
+        args: Any,
+        callbacks: list[Callback],
+        evaluation: Evaluation | None,
+        eval_every: int | None,
+        fuse: int,
+        history: History,
+    ):
+        self.step = step
+        self.state = state
+        self.feed = feed
+        self.num_steps = num_steps
+        self.args = args
+        self.callbacks = callbacks
+        self.evaluation = evaluation
+        self.eval_every = eval_every
+        self.fuse = fuse
+        self.history = history
+        self.count = int(state.step)
+        self.seconds = {"data": 0.0, "step": 0.0, "eval": 0.0, "save": 0.0}
+        self._figures: dict[str, Any] | None = None
+        self._metrics: StepMetrics | None = None
+        self._stop: str | None = None
+        # A step costs microseconds here, so callbacks that do nothing on it are not called.
+        self._on_step = [cb for cb in callbacks if type(cb).on_step is not Callback.on_step]
+        every = (eval_every, *(callback.every for callback in callbacks))
+        self._boundaries = [number for number in every if number is not None]
+
+    def run(self) -> TrainState:
+        """Trains to the end, or to a reason to stop."""
+        self.history.seconds = self.seconds
+        with frozen_garbage(), Interrupts() as interrupts:
+            try:
+                for callback in self.callbacks:
+                    callback.on_start(self._context(0).lend(1))
+                while self.count < self.num_steps and self._stop is None:
+                    self._advance()
+                    self._stop = self._stop or interrupts.reason
+                self.step.check(self.state)
+                self.history.stopped = self._stop if self.count < self.num_steps else None
+                for callback in self.callbacks:
+                    callback.on_end(self._context(0).lend(1))
+            except BaseException as error:
+                # Each is told, and then the error goes on as it came.
+                for callback in self.callbacks:
+                    callback.on_error(self._context(0).lend(1), error)
+                raise
+        return self.state
+
+    def _advance(self) -> None:
+        """The next dispatch, and whatever follows its steps."""
+        start = time.perf_counter()
+        batch, size = self.feed.take(self._next_size())
+        fed = time.perf_counter()
+        self.seconds["data"] += fed - start
+        if not size:
+            self._data_ended()
+            return
+        self.state, metrics = self._dispatch(batch, size)
+        self.seconds["step"] += time.perf_counter() - fed
+        dispatched = Dispatched(metrics)
+        if size == 1:
+            self._after_step(StepMetrics(dispatched), leading_size(batch), last=True)
+        else:
+            examples = leading_size(batch, axis=1)
+            for index in range(size):
+                metrics_of_step = StepMetrics(dispatched, index)
+                self._after_step(metrics_of_step, examples, last=index == size - 1)
+        if self._eval_due():
+            self._evaluate()
+
+    def _dispatch(self, batch: Batch, size: int) -> tuple[TrainState, dict[str, Any]]:
+        args = self.args(self.count) if is_function(self.args) else self.args
+        if size == 1:
+            return self.step(self.state, batch, args=args)
+        return self.step.scan(self.state, batch, args=args)
+
+    def _next_size(self) -> int:
+        """As many steps as fuse, unless something happens before they are through."""
+        room = self.num_steps - self.count
+        for every in self._boundaries:
+            room = min(room, every - self.count % every)
+        return self.fuse if room >= self.fuse else 1
+
+    def _after_step(self, metrics: StepMetrics, examples: int, *, last: bool) -> None:
+        self.count += 1
+        self._metrics = metrics
+        context = self._context(examples)
+        for callback in self._on_step:
+            callback.on_step(context.lend(callback.every if last else None))
+
+    def _eval_due(self) -> bool:
+        if self.evaluation is None:
+            return False
+        if self.eval_every is not None and self.count % self.eval_every == 0:
+            return True
+        return self.count == self.num_steps
+
+    def _evaluate(self) -> None:
+        start = time.perf_counter()
+        if isinstance(self.evaluation, tuple):
+            self._figures = evaluate(self.evaluation[0], self.state, self.evaluation[1])
+        elif self.evaluation is not None:
+            self._figures = dict(self.evaluation(self.state))
+        self.seconds["eval"] += time.perf_counter() - start
+        for callback in self.callbacks:
+            callback.on_eval(self._context(0).lend(1))
+
+    def _data_ended(self) -> None:
+        if not self.feed.consumed:
+            raise DataError(
+                "`data` is empty: it gave no batch at all. An iterator that was used up gives "
+                "nothing the second time; `treadle.data.arrays(...)` and lists start anew."
+            )
+        self._stop = f"the data ended after {self.feed.consumed} batches"
+
+    def _context(self, examples: int) -> Context:
+        return Context(
+            self,
+            self.count,
+            self.num_steps,
+            self._metrics,
+            self._figures,
+            self._eval_due(),
+            examples,
+            self.seconds,
+        )
+
+    def request_stop(self, reason: str) -> None:
+        """Ends the training after this step; the first reason counts."""
+        self._stop = self._stop or reason
+
+    def save(self, checkpointer: Checkpointer) -> None:
+        """Writes a checkpoint of everything that a resume needs."""
+        self.step.check(self.state)
+        states = {callback.name: callback.get_state() for callback in self.callbacks}
+        states = {name: state for name, state in states.items() if state is not None}
+        start = time.perf_counter()
+        checkpointer.save(
+            self.count,
+            self.state,
+            metadata={"data": self.feed.position(), "callbacks": states},
+            metrics=self._figures if self._eval_due() else None,
+        )
+        self.seconds["save"] += time.perf_counter() - start
+
+    def restore(self, state: TrainState, metadata: dict[str, Any], skip_data: bool) -> int:
+        """Takes everything back from a checkpoint; returns how many batches were skipped."""
+        self.state = state
+        self.count = int(state.step)
+        states = metadata["callbacks"]
+        for callback in self.callbacks:
+            if callback.name in states:
+                callback.set_state(states[callback.name])
+        return self.feed.restore(metadata["data"], skip_data)
+
+
+def _resume(
+    loop: _Loop,
+    checkpointer: Checkpointer,
+    resume: bool,
+    skip_data: bool,
+    folder: RunFolder | None,
+    progress: bool,
+) -> None:
+    """Goes on from the newest checkpoint, where there is one."""
+    newest = checkpointer.latest_step()
+    if newest is None:
+        return
+    where = checkpointer.directory if folder is None else folder.path
+    if not resume or loop.count > newest:
+        why = "`resume=False`" if not resume else f"the state is already at step {loop.count}"
+        raise ArgumentValueError(
+            f"{str(where)!r} holds checkpoints up to step {newest}, but {why}: two trainings in "
+            f"one folder would get mixed up. Choose another folder, or remove that one."
+        )
+    # A state that is already there was handed over on purpose: only the rest is restored.
+    state = loop.state if loop.count == newest else checkpointer.restore(loop.state)
+    skipped = loop.restore(state, checkpointer.metadata(newest), skip_data)
+    if folder is not None:
+        for row in folder.metrics.rows():
+            if row["step"] <= newest:
+                values = {name: value for name, value in row.items() if name != "step"}
+                loop.history.log(row["step"], values)
+    _notice(f"continuing {str(where)!r} from step {newest}", progress)
+    if skipped:
+        _notice(f"skipped the {skipped} batches that were consumed before", progress)
+
+
+def _notice(message: str, progress: bool) -> None:
+    if progress:
+        console = Console(stderr=True)
+        console.print(f"treadle: {message}", highlight=False, markup=False, soft_wrap=True)
+    else:
+        _log.info(message)

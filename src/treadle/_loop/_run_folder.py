@@ -1,0 +1,57 @@
+"""The run folder: metrics, checkpoints and what it was run with, in one place."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import sys
+from typing import Any
+
+import jax
+
+from ..checkpoint import Checkpointer
+from ..track import JSONL
+
+
+class RunFolder:
+    """`metrics.jsonl`, `checkpoints/` and `environment.json` under one path.
+
+    Args:
+        path: The folder, which is made when needed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.checkpointer = Checkpointer(self.path / "checkpoints")
+        self.metrics = JSONL(self.path / "metrics.jsonl")
+
+    def note_start(self, step: int) -> None:
+        """Adds this start to `environment.json`: when, from which step, with which versions."""
+        file = self.path / "environment.json"
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"starts": []}
+        known["starts"].append({"step": step, **_environment()})
+        aside = file.with_suffix(f".{os.getpid()}.tmp")
+        aside.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        os.replace(aside, file)
+
+
+def _environment() -> dict[str, Any]:
+    packages = ("treadle", "jax", "jaxlib", "equinox", "optax", "numpy")
+    return {
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [str(device) for device in jax.devices()],
+        "versions": {name: _version(name) for name in packages},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # Run from a checkout, not installed.
+        return None

@@ -1,0 +1,167 @@
+"""From the user's loss function to totals: one example mapped over, or a whole batch at once."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ._custom_types import Args, Batch, LossFn, Model
+from ._errors import ArgumentTypeError, LossError
+from ._random import example_keys
+from ._weighted import RESERVED, Sum, Total, Weighted, as_total, reduce_examples
+from .tree._paths import path_of
+
+_ONE_EXAMPLE = (
+    "The loss function sees one example at a time (treadle maps it over the batch), so it must "
+    "return a scalar; `TrainStep(..., batched=True)` hands it the whole batch."
+)
+_WHOLE_BATCH = "With `batched=True` it must reduce the batch itself: `jnp.mean(losses)`."
+
+
+def require_signature(fn: Any, name: str, arguments: tuple[str, ...]) -> None:
+    """Refuses at the door what cannot be called with these arguments.
+
+    Raises:
+        ArgumentTypeError: If `fn` is not callable, or wants other arguments.
+    """
+    wanted = f"{name}({', '.join(arguments)})"
+    if not callable(fn):
+        raise ArgumentTypeError(
+            f"`{name}` (={fn!r}) is a {type(fn).__name__}, not a function. Write {wanted}."
+        )
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:  # Some built-in callables have none; calling them will tell.
+        return
+    keywords = {"args": None} if "args" in signature.parameters else {}
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        raise ArgumentTypeError(
+            f"`{name}` has the signature {_name(fn)}{signature}, but it is called as {wanted}: "
+            f"{error}. What is neither batched nor trained goes through `args`."
+        ) from error
+
+
+def require_args(fn: LossFn) -> None:
+    """Refuses `args` for a loss that does not take it.
+
+    Raises:
+        ArgumentTypeError: If the loss has no parameter `args`.
+    """
+    parameters = inspect.signature(fn).parameters.values()
+    if not any(p.name == "args" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise ArgumentTypeError(
+            f"`args` was given, but the loss function {_name(fn)} has no parameter `args`: write "
+            f"it as `def {_name(fn)}(model, example, key, *, args)`."
+        )
+
+
+def _name(fn: Any) -> str:
+    return getattr(fn, "__name__", type(fn).__name__)
+
+
+def loss_totals(
+    loss_fn: LossFn,
+    model: Model,
+    batch: Batch,
+    key: jax.Array,
+    indices: jax.Array | None,
+    args: Args | None,
+    axis_name: str,
+) -> dict[str, Total]:
+    """The loss and its aux, added up over a (micro)batch.
+
+    Args:
+        loss_fn: The user's.
+        model: The model.
+        batch: Arrays with a leading axis of examples.
+        key: The step's key where `indices` is given, else the microbatch's own.
+        indices: Each example's place in the global batch, for a per-example loss; `None` for a
+            batched one.
+        args: What is handed to the loss as `args`, if anything.
+        axis_name: The name of the mapped axis.
+
+    Raises:
+        LossError: If what comes back is not a real scalar loss and a dictionary of aux.
+    """
+    extra = {} if args is None else {"args": args}
+    if indices is None:
+        return _totals(loss_fn(model, batch, key, **extra), _WHOLE_BATCH)
+
+    def one(model: Model, example: PyTree, key: jax.Array, extra: dict[str, Args]) -> Any:
+        return _totals(loss_fn(model, example, key, **extra), _ONE_EXAMPLE)
+
+    mapped = eqx.filter_vmap(one, in_axes=(None, 0, 0, None), axis_name=axis_name)
+    totals = mapped(model, batch, example_keys(key, indices), extra)
+    return {name: reduce_examples(total) for name, total in totals.items()}
+
+
+def _totals(returned: Any, hint: str) -> dict[str, Total]:
+    loss, aux = _split(returned)
+    figures = {"loss": _loss_total(loss, hint)}
+    for name, leaf in flatten_aux(aux, "the aux of the loss").items():
+        if name in RESERVED:
+            raise LossError(
+                f"The aux of the loss has an entry {name!r}: the names "
+                f"{' and '.join(map(repr, RESERVED))} are taken. Call it something else."
+            )
+        figures[name] = as_total(name, leaf)
+    return figures
+
+
+def _split(returned: Any) -> tuple[Any, Any]:
+    if not isinstance(returned, tuple):
+        return returned, {}
+    if len(returned) != 2:
+        raise LossError(
+            f"The loss function returned a tuple of {len(returned)}: return `loss` or "
+            f"`(loss, aux)`, where aux is a dictionary of names to numbers."
+        )
+    return returned
+
+
+def flatten_aux(aux: Any, what: str) -> dict[str, Any]:
+    """A dictionary of figures, nested ones under `outer/inner`.
+
+    Raises:
+        LossError: If it is not a dictionary.
+    """
+    if not isinstance(aux, Mapping):
+        raise LossError(
+            f"{what[0].upper()}{what[1:]} is a {type(aux).__name__} (={aux!r}): return a dictionary "
+            f"of names to numbers, such as {{'accuracy': correct}}."
+        )
+    entries, _ = jax.tree_util.tree_flatten_with_path(
+        dict(aux), is_leaf=lambda x: x is None or isinstance(x, (Weighted, Sum))
+    )
+    return {path_of(keys): leaf for keys, leaf in entries}
+
+
+def _loss_total(loss: Any, hint: str) -> Total:
+    value = loss.value if isinstance(loss, Weighted) else loss
+    if isinstance(loss, Sum):
+        raise LossError(
+            "The loss is a `treadle.Sum`: it must be a mean, so that the update does not depend on "
+            "the batch size. Return the scalar, or `treadle.Weighted(value, weight)`."
+        )
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError) as error:  # JAX says ValueError of `None`.
+        raise LossError(
+            f"The loss function returned {value!r} of type {type(value).__name__}, not a scalar. "
+            f"Does it end in `return loss`? {hint}"
+        ) from error
+    if array.shape != ():
+        raise LossError(f"The loss has shape {array.shape}, not (). {hint}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        kind = "complex" if jnp.issubdtype(array.dtype, jnp.complexfloating) else "not a float"
+        cure = "return a real number, such as `jnp.abs(loss)`" if kind == "complex" else (
+            "it has no gradient. Return what it was computed from, before any `argmax` or `==`"
+        )
+        raise LossError(f"The loss has dtype {array.dtype}, which is {kind}: {cure}.")
+    return as_total("loss", loss)

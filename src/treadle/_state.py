@@ -1,0 +1,338 @@
+"""`TrainState`: what a step takes and gives, as flat leaves and a skeleton."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import PyTree
+
+from ._custom_types import Model, PRNGKey
+from ._errors import ArgumentTypeError, ConsumedStateError, TreeError
+from ._random import as_key
+from .tree._paths import NamedLeaves, escape, flatten_with_paths, join
+
+_CONSUMED = """This `TrainState` was consumed: a step donates the state it is given, so that the
+new one can live in the same memory, and the old one is gone.
+
+    new_state, metrics = step(state, batch)
+    state.model                      # gone: `state` was donated to the step
+    new_state.model                  # here it is
+
+Rebind the name, `state, metrics = step(state, batch)`; or keep one for later with
+`kept = state.copy()` before the step; or build the step with `TrainStep(..., donate=False)`."""
+
+
+class Parts(NamedTuple):
+    """What a state holds, with its structure."""
+
+    model: Any
+    opt_state: Any
+    key: Any
+    step: Any
+    faults: Any
+
+
+class _Part(NamedTuple):
+    """One part of a state: its structure, and where its leaves are.
+
+    `slots` has an index into the flat leaves for each array, and `None` for what is static;
+    `static` has the static leaves in the same places, and `types` their types, because 1, 1.0 and
+    `True` are equal and do not compile to the same program.
+    """
+
+    treedef: jtu.PyTreeDef
+    slots: tuple[int | None, ...]
+    static: tuple[Any, ...]
+    types: tuple[type, ...]
+
+    def build(self, leaves: Sequence[Any]) -> PyTree:
+        # Not `eqx.combine`: the leaves may be anything that a `jax.tree.map` put there.
+        merged = [
+            static if slot is None else leaves[slot]
+            for slot, static in zip(self.slots, self.static, strict=True)
+        ]
+        return jax.tree.unflatten(self.treedef, merged)
+
+
+class Skeleton:
+    """Everything about a tree that is not an array: compared by identity first, hashed once.
+
+    It is the static half of what crosses `jax.jit`, so that a call never walks the model.
+    """
+
+    __slots__ = ("_hash", "parts")
+
+    def __init__(self, parts: tuple[_Part, ...]):
+        self.parts = parts
+        self._hash = hash(parts)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Skeleton) or self._hash != other._hash:
+            return NotImplemented if not isinstance(other, Skeleton) else False
+        return self.parts == other.parts
+
+    def __repr__(self) -> str:
+        return f"<skeleton {self._hash & 0xFFFFFFFF:08x}>"
+
+
+def flatten_parts(
+    trees: Sequence[PyTree], is_dynamic: Callable[[Any], bool] = eqx.is_array
+) -> tuple[tuple[Any, ...], Skeleton]:
+    """Several trees as one flat tuple of arrays, and the skeleton that gives them back.
+
+    Raises:
+        ArgumentTypeError: If a leaf that is not an array cannot be hashed.
+    """
+    dynamic: list[Any] = []
+    parts = []
+    for tree in trees:
+        leaves, treedef = jax.tree.flatten(tree)
+        slots: list[int | None] = []
+        static: list[Any] = []
+        for leaf in leaves:
+            if is_dynamic(leaf):
+                slots.append(len(dynamic))
+                static.append(None)
+                dynamic.append(leaf)
+            else:
+                slots.append(None)
+                static.append(leaf)
+        parts.append(_Part(treedef, tuple(slots), tuple(static), tuple(map(type, static))))
+    try:
+        return tuple(dynamic), Skeleton(tuple(parts))
+    except TypeError as error:
+        raise ArgumentTypeError(_unhashable(trees, is_dynamic)) from error
+
+
+def _unhashable(trees: Sequence[PyTree], is_dynamic: Callable[[Any], bool]) -> str:
+    for tree in trees:
+        for path, leaf in flatten_with_paths(tree)[0]:
+            if not is_dynamic(leaf) and not _is_hashable(leaf):
+                return (
+                    f"The leaf {path!r} (={leaf!r}) of type {type(leaf).__name__} is neither an "
+                    f"array nor hashable, so it cannot be part of a compiled program: make it an "
+                    f"array, or a hashable value."
+                )
+    return (
+        "A static field of the tree (`eqx.field(static=True)`) cannot be hashed, so it cannot be "
+        "part of a compiled program: make it hashable (a tuple for a list), or an array field."
+    )
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+class Bundle:
+    """Any tree on its way into a compiled program: flat arrays and a static skeleton."""
+
+    leaves: tuple[Any, ...]
+    skeleton: Skeleton
+
+    def __init__(self, leaves: tuple[Any, ...], skeleton: Skeleton):
+        self.leaves = leaves
+        self.skeleton = skeleton
+
+    @staticmethod
+    def pack(tree: PyTree) -> "Bundle":
+        """Arrays on one side, everything else on the other."""
+        return Bundle(*flatten_parts((tree,), eqx.is_array))
+
+    def unpack(self) -> PyTree:
+        """The tree again."""
+        (part,) = self.skeleton.parts
+        return part.build(self.leaves)
+
+
+class TrainState(NamedLeaves):
+    """The state of a training run between two steps: a pytree of arrays, and of arrays only.
+
+    Made by `TrainStep.init`. The views `.model`, `.opt_state`, `.key` and `.step` are built when
+    asked; they are borrowed, and gone with the next step, which donates the state's memory.
+    `state.copy()` keeps one.
+
+    Its leaves lie in one flat tuple beside a static skeleton, so that passing a state to a
+    compiled function never walks the model in Python.
+    """
+
+    leaves: tuple[Any, ...]
+    skeleton: Skeleton
+
+    # Not a frozen dataclass: every step makes one, and `object.__setattr__` costs.
+    def __init__(self, leaves: tuple[Any, ...], skeleton: Skeleton):
+        self.leaves = leaves
+        self.skeleton = skeleton
+
+    def _view(self, index: int) -> PyTree:
+        self._require_alive()
+        return self.skeleton.parts[index].build(self.leaves)
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self._view(0)
+
+    @property
+    def opt_state(self) -> PyTree:
+        """The optimizer's state."""
+        return self._view(1)
+
+    @property
+    def key(self) -> PRNGKey:
+        """The root of the training stream: it stays the same from step to step."""
+        return self._view(2)
+
+    @property
+    def step(self) -> jax.Array:
+        """How many steps have been taken: an int32 scalar on the device."""
+        return self._view(3)
+
+    @property
+    def is_consumed(self) -> bool:
+        """Whether a step has taken this state's memory."""
+        return any(isinstance(leaf, jax.Array) and _is_deleted(leaf) for leaf in self.leaves)
+
+    def _require_alive(self) -> None:
+        if self.is_consumed:
+            raise ConsumedStateError(_CONSUMED)
+
+    def parts(self) -> Parts:
+        """All of the state with its structure."""
+        self._require_alive()
+        return Parts(*(part.build(self.leaves) for part in self.skeleton.parts))
+
+    @staticmethod
+    def from_parts(parts: Parts) -> "TrainState":
+        """A state from its parts; every array among them is a leaf of the state."""
+        return TrainState(*flatten_parts(parts, eqx.is_array))
+
+    def leaf_paths(self) -> tuple[str, ...]:
+        """The path of every leaf under the names of the views, `model/layers/0/weight`."""
+        found: dict[int, str] = {}
+        for name, part in zip(Parts._fields, self.skeleton.parts, strict=True):
+            tree = jax.tree.unflatten(part.treedef, range(len(part.slots)))
+            for (path, _), slot in zip(flatten_with_paths(tree)[0], part.slots, strict=True):
+                if slot is not None:
+                    found[slot] = join(escape(name), path)
+        return tuple(found[index] for index in range(len(found)))
+
+    def copy(self) -> "TrainState":
+        """The same state in memory of its own, which no step on the original will take.
+
+        Raises:
+            ConsumedStateError: If a step has already taken this one.
+        """
+        self._require_alive()
+        return TrainState(tuple(copy_leaf(leaf) for leaf in self.leaves), self.skeleton)
+
+    def replace(self, **views: Any) -> "TrainState":
+        """The state with some views exchanged, everything else kept: the optimizer's state too.
+
+        What is handed in is copied, so it stays usable after the next step. What is kept is shared
+        with this state, so a step on either consumes both.
+
+        Args:
+            views: Any of `model`, `opt_state`, `key`, `step`, of the same structure, shapes and
+                dtypes as what they replace.
+
+        Raises:
+            ArgumentTypeError: If there is no such view.
+            TreeError: If structure, shapes or dtypes differ.
+            ConsumedStateError: If a step has already taken this state.
+
+        Example:
+            >>> model = eqx.tree_at(lambda m: m.layers[-1].bias, state.model, new_bias)
+            >>> state = state.replace(model=model)
+        """
+        self._require_alive()
+        leaves = list(self.leaves)
+        known = Parts._fields[:4]
+        for name, value in views.items():
+            if name not in known:
+                raise ArgumentTypeError(
+                    f"`replace` got {name!r}; a state has the views {', '.join(known)}."
+                )
+            part = self.skeleton.parts[Parts._fields.index(name)]
+            old = part.build(self.leaves)
+            new = _prepared(name, value, old)
+            _require_fit(name, old, new)
+            for slot, leaf in zip(part.slots, jax.tree.leaves(new), strict=True):
+                if slot is not None:
+                    leaves[slot] = copy_leaf(leaf, like=self.leaves[slot])
+        return TrainState(tuple(leaves), self.skeleton)
+
+    def __repr__(self) -> str:
+        if self.is_consumed:
+            return "TrainState(consumed)"
+        step = self.leaves[self.skeleton.parts[3].slots[0] or 0]
+        count = step if not isinstance(step, jax.Array) or step.ndim else int(step)
+        arrays = [leaf for leaf in self.leaves if isinstance(leaf, jax.Array)]
+        size = sum(leaf.nbytes for leaf in arrays)
+        model = type(self.skeleton.parts[0].build(self.leaves)).__name__
+        return f"TrainState(step={count}, model={model}, {len(self.leaves)} arrays, {size:,} bytes)"
+
+
+for _node in (TrainState, Bundle):
+    jtu.register_dataclass(_node, data_fields=["leaves"], meta_fields=["skeleton"])
+
+
+def _is_deleted(leaf: jax.Array) -> bool:
+    return not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted()
+
+
+def copy_leaf(leaf: Any, like: Any = None) -> Any:
+    """An array in memory of its own: committed dtype, no weak type, the sharding kept."""
+    if not eqx.is_array_like(leaf):
+        return leaf
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else None
+    if like is not None:
+        dtype = like.dtype
+    return jnp.array(leaf, dtype=dtype, copy=True)
+
+
+def _prepared(name: str, value: Any, old: Any) -> Any:
+    if name == "key":
+        return as_key(value)
+    if name == "step":
+        return jnp.asarray(value, old.dtype)
+    return value
+
+
+def _require_fit(name: str, old: PyTree, new: PyTree) -> None:
+    """Tells every leaf of `new` that does not fit `old`, all at once."""
+    was, now = dict(flatten_with_paths(old)[0]), dict(flatten_with_paths(new)[0])
+    problems = [f"{path!r} is missing" for path in was if path not in now]
+    problems += [f"{path!r} is unexpected" for path in now if path not in was]
+    for path, leaf in was.items():
+        if path in now and eqx.is_array(leaf):
+            other = now[path]
+            if not eqx.is_array_like(other) or jnp.shape(other) != leaf.shape:
+                problems.append(f"{path!r} has shape {jnp.shape(other)}, not {leaf.shape}")
+            elif jnp.result_type(other) != leaf.dtype:
+                problems.append(f"{path!r} has dtype {jnp.result_type(other)}, not {leaf.dtype}")
+        elif path in now and not _same_static(leaf, now[path]):
+            problems.append(f"{path!r} is {now[path]!r}, not {leaf!r}")
+    if not problems and jax.tree.structure(old) != jax.tree.structure(new):
+        problems.append("the structure or a static field differs")
+    if problems:
+        raise TreeError(
+            f"`{name}` does not fit the state: {'; '.join(problems)}. `replace` keeps the "
+            f"optimizer's state, so structure, shapes and dtypes must stay. For another model, "
+            f"start a new state with `step.init(model, key=...)`."
+        )
+
+
+def _same_static(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and bool(a == b))

@@ -1,0 +1,481 @@
+"""`TrainStep`: from the loss of one example to one compiled, donated program."""
+
+import dataclasses
+import functools
+import inspect
+import logging
+import time
+import warnings
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import PyTree
+
+from ._batch import num_examples
+from ._cache import ensure_compilation_cache
+from ._compiled import Compilation, Compiled, measure
+from ._custom_types import (
+    Args,
+    Batch,
+    Door,
+    KeyLike,
+    LossFn,
+    Metrics,
+    Model,
+    PRNGKey,
+)
+from ._diagnose import differences, signature, slow_in_a_loop
+from ._errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    BatchError,
+    ConsumedStateError,
+    NonFiniteError,
+    TreadleError,
+)
+from ._gradient import LossSpec
+from ._loss import require_args, require_signature
+from ._program import NO_FAULT, StepSpec, advance, init_faults, optax_promotion
+from ._random import as_key, model_key, training_key
+from ._state import _CONSUMED, Bundle, Parts, TrainState, copy_leaf
+from ._trainable import Trainable, trainable_mask
+from ._weighted import ZeroWeightWarning
+
+_log = logging.getLogger("treadle")
+
+# Reading the faults costs microseconds, so it is done this often; a fault stays until it is read.
+_POLL_EVERY = 16
+
+_NONFINITE = ("raise", "skip", "ignore")
+
+
+class TrainStep:
+    """One training step: from the loss of one example to one compiled, donated program.
+
+    Args:
+        loss_fn: `loss_fn(model, example, key) -> loss | (loss, aux)`, for one example; treadle maps
+            it over the batch. `loss` is a real scalar, `aux` a dictionary of names to numbers. Any
+            of them may be a `treadle.Weighted` or (aux only) a `treadle.Sum`. It takes a keyword
+            `args` where `step(..., args=...)` is used.
+        optimizer: Any optax `GradientTransformation`. Its `init` and `update` run under standard
+            dtype promotion, the loss under the mode that is on.
+        batched: The loss gets the whole (micro)batch and one key, and returns its mean.
+        trainable: What is trained: a filter function on leaves, a pytree of bools (a prefix of the
+            model), a `treadle.tree.Selector`, or globs over leaf paths. Of what it chooses, arrays
+            of floats are trained. The rest stays the same bit for bit, and has no optimizer state.
+        accumulate: The number of microbatches inside one step; it must divide the batch size.
+        nonfinite: What to do about a loss or gradient that is NaN or infinite. `"raise"`: a later
+            call, `check` or the end of `fit` raises `NonFiniteError`; nothing waits for the check.
+            `"skip"`: that update is dropped inside the program. `"ignore"`: nothing.
+        donate: Whether the new state takes the memory of the old one.
+        axis_name: The name of the mapped axis of examples, for collectives in the loss.
+        unroll: How far the loops over microbatches and over the steps of `scan` are unrolled:
+            a number, `True` for wholly, `None` for wholly on the CPU where the program holds
+            convolutions (which XLA runs several times slower inside a loop), else not.
+
+    Raises:
+        ArgumentTypeError: `loss_fn` has another signature, or `optimizer` is none.
+        ArgumentValueError: A number or word that is not one of those above.
+
+    Example:
+        >>> def loss_fn(model, example, key):
+        ...     x, y = example
+        ...     logits = model(x, key=key)
+        ...     loss = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        ...     return loss, {"accuracy": jnp.argmax(logits) == y}
+        >>> step = treadle.TrainStep(loss_fn, optax.adamw(1e-3))
+        >>> state = step.init(model, key=jax.random.key(0))
+        >>> state, metrics = step(state, batch)
+    """
+
+    def __init__(
+        self,
+        loss_fn: Door[LossFn],
+        optimizer: Door[optax.GradientTransformation],
+        *,
+        batched: bool = False,
+        trainable: Door[Trainable] = eqx.is_inexact_array,
+        accumulate: Door[int] = 1,
+        nonfinite: Door[str] = "raise",
+        donate: bool = True,
+        axis_name: str = "batch",
+        unroll: bool | int | None = None,
+    ):
+        require_signature(
+            loss_fn, "loss_fn", ("model", "batch" if batched else "example", "key")
+        )
+        _require_optimizer(optimizer)
+        _require_count("accumulate", accumulate)
+        if nonfinite not in _NONFINITE:
+            raise ArgumentValueError(
+                f"`nonfinite` (={nonfinite!r}) must be one of {', '.join(map(repr, _NONFINITE))}."
+            )
+        self._spec = StepSpec(
+            loss=LossSpec(loss_fn, batched, accumulate, unroll, axis_name),
+            optimizer=optax.with_extra_args_support(optimizer),
+            trainable=trainable,
+            nonfinite=nonfinite,
+        )
+        self._donate = donate
+        self._compilations: list[Compilation] = []
+        self._calls = 0
+        self._faults: jax.Array | None = None
+        self._zero_weight_told = False
+        self._pure = eqx.filter_jit(self._advance)
+        donated = (0,) if donate else ()
+        self._step = jax.jit(self._traced_step, donate_argnums=donated)
+        self._scan = jax.jit(self._traced_scan, donate_argnums=donated)
+
+    def init(
+        self, model: Model, *, key: Door[KeyLike], copy: bool = True
+    ) -> TrainState:
+        """The state before the first step.
+
+        Args:
+            model: The model, or a function that makes it, called without arguments or with a key
+                that is derived from `key`. NumPy arrays in it become JAX arrays.
+            key: The root of all the randomness of the run. It is not consumed, nor stored: the
+                state keeps `fold_in(key, treadle's constant for training)`.
+            copy: Whether the state gets memory of its own, so that `model` stays usable; `False`
+                takes ownership, for models that fill the memory.
+
+        Raises:
+            ArgumentTypeError: `key` is not a key.
+            TreeError: The model has nothing to train.
+        """
+        key = as_key(key)
+        model = _made(model, key)
+        model = jax.tree.map(functools.partial(_as_array, copy=copy), model)
+        mask = trainable_mask(self._spec.trainable, model)
+        with optax_promotion():
+            opt_state = self._spec.optimizer.init(eqx.filter(model, mask))
+        parts = Parts(
+            model=model,
+            opt_state=jax.tree.map(_as_optimizer_array, opt_state),
+            key=training_key(key),
+            step=jnp.zeros((), jnp.int32),
+            faults=init_faults(),
+        )
+        return TrainState.from_parts(_without_aliases(parts))
+
+    def __call__(
+        self, state: Door[TrainState], batch: Batch, *, args: Args | None = None
+    ) -> tuple[TrainState, Metrics]:
+        """One step: compiled at the first call, and again where shapes or dtypes change.
+
+        Nothing waits for the device. The state is donated: use the one that comes back.
+
+        Args:
+            state: What `init` or the step before gave.
+            batch: A pytree of arrays (NumPy or JAX) that share their leading axis, the examples.
+            args: What is the same for all examples, handed to the loss as `args`: not donated, not
+                differentiated, not mapped over.
+
+        Returns:
+            The next state, and the metrics as device scalars: `loss`, every entry of aux, and
+            `grad_norm` (the norm of the gradient before the optimizer sees it).
+
+        Raises:
+            ConsumedStateError: The state was donated to an earlier step.
+            BatchError: The batch is not one.
+            ArgumentValueError: `accumulate` does not divide the batch size.
+            LossError: The loss is not a real scalar, or its aux are not numbers.
+            NonFiniteError: An earlier step met a NaN or an infinity (`nonfinite="raise"`).
+        """
+        return self._dispatch(self._step, "step", state, batch, args)
+
+    def scan(
+        self, state: Door[TrainState], batches: Batch, *, args: Args | None = None
+    ) -> tuple[TrainState, Metrics]:
+        """K steps in one dispatch.
+
+        Args:
+            state: As for a call.
+            batches: K batches stacked on a new leading axis.
+            args: As for a call, the same for all K.
+
+        Returns:
+            The state after K steps, and the metrics, each with a leading axis of K.
+
+        Raises:
+            As a call does.
+        """
+        return self._dispatch(self._scan, "scan", state, batches, args)
+
+    def pure(
+        self, state: Door[TrainState], batch: Batch, *, args: Args | None = None
+    ) -> tuple[TrainState, Metrics]:
+        """One step as a pure function, not compiled and not donated: for your own `jax.jit`,
+        `vmap` and `scan`.
+
+        Raises:
+            As a call does, except `NonFiniteError`: ask `check(state)`.
+        """
+        self.require_arguments(state, args)
+        new, metrics = advance(self._spec, state.parts(), batch, args)
+        return _repacked(state, new), metrics
+
+    def compile(
+        self, state: Door[TrainState], batch: Batch, *, args: Args | None = None
+    ) -> Compiled:
+        """Compiles the step without running it.
+
+        Args:
+            state: A state, or one whose leaves are `jax.ShapeDtypeStruct`s, such as
+                `eqx.filter_eval_shape(step.init, model, key=key)` gives.
+            batch: Arrays or `jax.ShapeDtypeStruct`s.
+            args: As for a call.
+
+        Returns:
+            The program, with its flops, bytes, peak memory, and what was donated and aliased.
+
+        Raises:
+            As a call does.
+        """
+        self.require_arguments(state, args)
+        ensure_compilation_cache()
+        packed = None if args is None else Bundle.pack(args)
+        start = time.perf_counter()
+        lowered = self._step.lower(state, batch, packed)
+        traced = time.perf_counter()
+        executable = lowered.compile()
+        done = time.perf_counter()
+        return measure(executable, state, self._donate, traced - start, done - traced)
+
+    @property
+    def compilations(self) -> tuple[Compilation, ...]:
+        """Every program this step has compiled, and why."""
+        return tuple(self._compilations)
+
+    def check(self, state: Door[TrainState] | None = None) -> None:
+        """Waits for the steps under way, and raises what they met.
+
+        Args:
+            state: The state to look at; without it, the outcome of the newest call.
+
+        Raises:
+            NonFiniteError: A loss or gradient was NaN or infinite, and `nonfinite="raise"`.
+            ConsumedStateError: The state was donated to an earlier step.
+        """
+        faults = self._faults if state is None else state.parts().faults
+        if faults is not None:
+            self._tell(np.asarray(faults))
+
+    # -- inside the program -------------------------------------------------------------------
+
+    def _advance(
+        self, state: TrainState, batch: Batch, args: Bundle | None
+    ) -> tuple[TrainState, Metrics]:
+        unpacked = None if args is None else args.unpack()
+        new, metrics = advance(self._spec, state.parts(), batch, unpacked)
+        return _repacked(state, new), metrics
+
+    def _traced_step(
+        self, state: TrainState, batch: Batch, args: Bundle | None
+    ) -> tuple[TrainState, Metrics, jax.Array]:
+        self._record("step", state, batch, args)
+        new, metrics = self._pure(state, batch, args)
+        return new, metrics, new.leaves[-1]
+
+    def _traced_scan(
+        self, state: TrainState, batches: Batch, args: Bundle | None
+    ) -> tuple[TrainState, Metrics, jax.Array]:
+        count = num_examples(batches, "batches")
+        self._record(f"scan of {count}", state, batches, args)
+
+        def body(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+            return self._pure(state, batch, args)
+
+        unroll = self._spec.loss.unroll
+        if unroll is None:
+            first = jax.tree.map(lambda leaf: leaf[0], batches)
+            unroll = slow_in_a_loop(jax.make_jaxpr(body)(state, first).jaxpr)
+        new, metrics = jax.lax.scan(body, state, batches, unroll=unroll)
+        return new, metrics, new.leaves[-1]
+
+    # -- around the program -------------------------------------------------------------------
+
+    def _dispatch(
+        self, program: Any, name: str, state: Door[TrainState], batch: Batch, args: Args | None
+    ) -> tuple[TrainState, Metrics]:
+        packed = None
+        if args is not None:
+            require_args(self._spec.loss.loss_fn)
+            packed = Bundle.pack(args)
+        if not self._compilations:
+            ensure_compilation_cache()
+        known = len(self._compilations)
+        start = time.perf_counter()
+        try:
+            # Asked before XLA is, which would print a log line of its own, and before a failing
+            # program consumes the state itself; any leaf will do.
+            if state.leaves[-1].is_deleted():
+                raise ConsumedStateError(_CONSUMED)
+            new, metrics, self._faults = program(state, batch, packed)
+        except Exception as error:
+            del self._compilations[known:]
+            self._explain(error, name, state, batch)
+            raise
+        if len(self._compilations) != known:
+            self._note_compilation(time.perf_counter() - start)
+        self._calls += 1
+        if not self._calls % _POLL_EVERY and self._faults.is_ready():
+            self._tell(np.asarray(self._faults))
+        return new, metrics
+
+    def _explain(self, error: Exception, name: str, state: Any, batch: Batch) -> None:
+        """Raises a better error than JAX's, where the arguments show what is wrong."""
+        self.require_arguments(state, None)
+        if isinstance(error, TreadleError):
+            return
+        try:
+            num_examples(batch, "batch" if name == "step" else "batches")
+        except BatchError as better:
+            raise better from error
+
+    def require_arguments(self, state: Any, args: Args | None) -> None:
+        """Refuses what is not a state, and `args` for a loss that takes none.
+
+        Raises:
+            ArgumentTypeError: With the way out.
+        """
+        if not isinstance(state, TrainState):
+            raise ArgumentTypeError(
+                f"`state` is a {type(state).__name__}, not a `TrainState`: make one with "
+                f"`state = step.init(model, key=jax.random.key(0))`."
+            )
+        if args is not None:
+            require_args(self._spec.loss.loss_fn)
+
+    def _record(self, program: str, state: TrainState, batch: Batch, args: Bundle | None) -> None:
+        """Notes that the program is being traced: JAX runs the Python only then."""
+        seen = signature(state=state, batch=batch, args=args)
+        self._compilations.append(
+            Compilation(program, self._cause(program, state, seen), None, seen)
+        )
+
+    def _cause(self, program: str, state: TrainState, seen: dict[str, str]) -> str:
+        earlier = [c for c in self._compilations if c.program == program]
+        if not earlier:
+            return f"the first call ({program})"
+        changed = min((differences(c.signature, seen) for c in earlier), key=len)
+        if changed:
+            return "; ".join(changed)
+        return (
+            "the same shapes and dtypes, but a static value (an activation function, a static "
+            "field), the sharding, or JAX's configuration changed"
+        )
+
+    def _note_compilation(self, seconds: float) -> None:
+        newest = dataclasses.replace(self._compilations[-1], seconds=seconds)
+        self._compilations[-1] = newest
+        again = any(c.program == newest.program for c in self._compilations[:-1])
+        _log.log(
+            logging.WARNING if again else logging.DEBUG,
+            "treadle compiled %s in %.2f s: %s",
+            newest.program,
+            seconds,
+            newest.cause,
+        )
+
+    def _tell(self, faults: np.ndarray) -> None:
+        nonfinite, empty = int(faults[0]), int(faults[1])
+        if nonfinite != NO_FAULT and self._spec.nonfinite == "raise":
+            raise NonFiniteError(
+                f"The loss or the gradient of step {nonfinite} is NaN or infinite, and the steps "
+                f"since have trained on what it left. Go back to a state from before it: a "
+                f"checkpoint, or `state.copy()`; `step(state, batch)` on the batch of step "
+                f"{nonfinite} shows it again, with the same random draws. "
+                f"`TrainStep(..., nonfinite='skip')` drops such updates, 'ignore' lets them be."
+            )
+        if empty != NO_FAULT and not self._zero_weight_told:
+            self._zero_weight_told = True
+            warnings.warn(
+                f"In step {empty}, all weights of a `treadle.Weighted` figure were 0: the figure "
+                f"counts as 0, and if it is the loss, nothing was learned from that batch. Are the "
+                f"examples masked out by mistake? (Said once.)",
+                ZeroWeightWarning,
+                stacklevel=4,
+            )
+
+
+def _repacked(old: TrainState, new: Parts) -> TrainState:
+    """The new parts in the order and under the skeleton of the old state."""
+    leaves = [
+        leaf
+        for part, tree in zip(old.skeleton.parts, new, strict=True)
+        for slot, leaf in zip(part.slots, jax.tree.leaves(tree), strict=True)
+        if slot is not None
+    ]
+    return TrainState(tuple(leaves), old.skeleton)
+
+
+def _made(model: Any, key: PRNGKey) -> Model:
+    """The model itself, or what a function makes: a module can be called too, and is no leaf."""
+    if not callable(model) or not jax.tree_util.all_leaves([model]):
+        return model
+    wants_key = any(
+        parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        for parameter in inspect.signature(model).parameters.values()
+    )
+    return model(model_key(key)) if wants_key else model()
+
+
+def _as_array(leaf: Any, copy: bool) -> Any:
+    if isinstance(leaf, (np.ndarray, np.generic)) or (copy and eqx.is_array(leaf)):
+        return copy_leaf(leaf)
+    if getattr(leaf, "weak_type", False):
+        return copy_leaf(leaf)
+    return leaf
+
+
+def _as_optimizer_array(leaf: Any) -> Any:
+    """Optimizers may start their state from Python numbers; the update turns them into arrays."""
+    if isinstance(leaf, (int, float, complex)) and not isinstance(leaf, bool):
+        return copy_leaf(jnp.asarray(leaf))
+    return _as_array(leaf, copy=False)
+
+
+def _without_aliases(parts: Parts) -> Parts:
+    """No buffer twice: donation would hand out the same memory to two leaves."""
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        if not eqx.is_array(leaf):
+            return leaf
+        name = _buffer(leaf)
+        if name in seen:
+            leaf = copy_leaf(leaf)
+            name = _buffer(leaf)
+        seen.add(name)
+        return leaf
+
+    return jax.tree.map(own, parts)
+
+
+def _buffer(leaf: jax.Array) -> int:
+    if isinstance(leaf, jax.core.Tracer) or jax.dtypes.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    ):
+        return id(leaf)
+    if len(leaf.devices()) == 1 and leaf.size:
+        return leaf.unsafe_buffer_pointer()
+    return id(leaf)
+
+
+def _require_optimizer(optimizer: Any) -> None:
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ArgumentTypeError(
+            f"`optimizer` (={optimizer!r}) is a {type(optimizer).__name__}, not an optax "
+            f"optimizer. Write `optax.adamw(1e-3)`, or any other `optax.GradientTransformation`."
+        )
+
+
+def _require_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ArgumentValueError(f"`{name}` (={value!r}) must be a whole number of at least 1.")

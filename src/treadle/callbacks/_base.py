@@ -1,0 +1,155 @@
+"""`Callback`: what the loop calls, and the context it hands over."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from .._custom_types import Model
+from .._errors import StateUnavailableError
+from .._state import TrainState
+
+
+@runtime_checkable
+class Host(Protocol):
+    """The loop, as far as a context needs it."""
+
+    count: int
+    state: TrainState
+
+    def save(self, checkpointer: Any) -> None: ...
+
+    def request_stop(self, reason: str) -> None: ...
+
+
+class Context:
+    """What a callback may look at; nothing here costs anything until it is read.
+
+    Attributes:
+        step: How many steps have been taken, counted from the start of the training.
+        num_steps: Where `fit` will end.
+        metrics: The newest step's own metrics (a `StepMetrics`), or `None` before the first.
+        eval: The newest evaluation's figures, or `None` before the first.
+        eval_due: Whether an evaluation follows this step.
+        examples: How many examples the step trained on (0 outside `on_step`).
+        seconds: Wall time so far by what it went to: `data`, `step`, `eval`, `save`.
+    """
+
+    __slots__ = (
+        "_every",
+        "_host",
+        "eval",
+        "eval_due",
+        "examples",
+        "metrics",
+        "num_steps",
+        "seconds",
+        "step",
+    )
+
+    def __init__(
+        self,
+        host: Host,
+        step: int,
+        num_steps: int,
+        metrics: Mapping[str, Any] | None,
+        eval: Mapping[str, Any] | None,
+        eval_due: bool,
+        examples: int,
+        seconds: Mapping[str, float],
+    ):
+        self._host = host
+        # Of the callback that holds the context at the moment: one context serves them all.
+        self._every: int | None = None
+        self.step = step
+        self.num_steps = num_steps
+        self.metrics = metrics
+        self.eval = eval
+        self.eval_due = eval_due
+        self.examples = examples
+        self.seconds = seconds
+
+    def lend(self, every: int | None) -> "Context":
+        """Hands the context to a callback that reads the state on multiples of `every`."""
+        self._every = every
+        return self
+
+    @property
+    def state(self) -> TrainState:
+        """The state, on steps that the callback's `every` names; borrowed until the next step.
+
+        Raises:
+            StateUnavailableError: On any other step: the state may be inside a fused dispatch.
+        """
+        if self._every is None or self.step % self._every or self._host.count != self.step:
+            raise _unavailable(self._every, self.step)
+        return self._host.state
+
+    @property
+    def model(self) -> Model:
+        """The model, where `state` is available."""
+        return self.state.model
+
+    def stop(self, reason: str) -> None:
+        """Ends the training after this step; `history.stopped` will say why."""
+        self._host.request_stop(reason)
+
+    def save(self, checkpointer: Any) -> None:
+        """Writes a checkpoint of everything that a resume needs, where `state` is available."""
+        _ = self.state
+        self._host.save(checkpointer)
+
+
+class Callback:
+    """What happens besides the training. Every method may be left out.
+
+    Attributes:
+        every: On which steps the callback reads `ctx.state`: on multiples of this number; `None`
+            for never (outside `on_start`, `on_eval` and `on_end`, where it is always there). With
+            `steps_per_call=K` the loop does not run over such a step.
+        name: Under which its own state is kept in checkpoints; must be unique where there is one.
+
+    Example:
+        >>> class Norm(treadle.Callback):
+        ...     every = 100
+        ...     def on_step(self, ctx):
+        ...         if ctx.step % self.every == 0:
+        ...             print(ctx.step, optax.tree.norm(eqx.filter(ctx.model, eqx.is_array)))
+    """
+
+    every: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The key of its state in a checkpoint."""
+        return type(self).__name__
+
+    def on_start(self, ctx: Context) -> None:
+        """Before the first step of this call of `fit`."""
+
+    def on_step(self, ctx: Context) -> None:
+        """After each step; `ctx.metrics` may not be ready yet."""
+
+    def on_eval(self, ctx: Context) -> None:
+        """After each evaluation; `ctx.eval` has its figures."""
+
+    def on_end(self, ctx: Context) -> None:
+        """When `fit` returns, having reached `num_steps` or stopped."""
+
+    def on_error(self, ctx: Context, error: BaseException) -> None:
+        """When an exception ends the loop; it is raised again afterwards."""
+
+    def get_state(self) -> Any:
+        """What a resume needs of it, as JSON values; `None` for nothing."""
+        return None
+
+    def set_state(self, state: Any) -> None:
+        """Takes back what `get_state` gave, before `on_start`."""
+
+
+def _unavailable(every: int | None, step: int) -> StateUnavailableError:
+    """The error for reading the state where it was not asked for."""
+    return StateUnavailableError(
+        f"`ctx.state` was read after step {step}, but the callback says `every` (={every!r}): the "
+        f"loop keeps the state for a callback only on multiples of its `every`. Set "
+        f"`every = 1` on the callback to have it on each step (steps are then not fused), or "
+        f"`every = n` and read it where `ctx.step % n == 0`."
+    )

@@ -1,0 +1,164 @@
+"""The progress bar: live in a terminal or notebook, a line now and then in a log file."""
+
+import collections
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ._base import Callback, Context
+
+_REFRESH_SECONDS = 0.1
+_LINE_SECONDS = 10.0
+_LINES = 10
+_RATE_SECONDS = 5.0
+_LAST = "grad_norm"
+
+
+class ProgressBar(Callback):
+    """Steps, the metrics that are ready, examples a second, time left.
+
+    It never waits for the device: it shows the newest metrics that have arrived. Where the output
+    is no terminal, it prints a line about ten times in a training instead.
+
+    Args:
+        console: Where to, a `rich.console.Console`; standard error by default.
+    """
+
+    def __init__(self, console: Console | None = None):
+        self._console = console or Console(stderr=True)
+        self._live = self._console.is_terminal or self._console.is_jupyter
+        self._progress: Progress | None = None
+        self._task: Any = None
+        self._waiting: Any = None
+        self._shown: Mapping[str, Any] = {}
+        self._eval: Mapping[str, Any] = {}
+        self._rate: float | None = None
+        # When, and how many examples by then: the speed is that of the last few seconds.
+        self._window: collections.deque[tuple[float, int]] = collections.deque()
+
+    def on_start(self, ctx: Context) -> None:
+        """Shows an empty bar: compiling may take a while."""
+        self._printed = self._drawn = time.perf_counter()
+        self._examples = 0
+        self._window.clear()
+        self._printed_step = ctx.step
+        self._rate = self._waiting = None
+        if self._live:
+            self._progress = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[figures]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=self._console,
+                auto_refresh=False,
+                transient=False,
+            )
+            self._task = self._progress.add_task(
+                "compiling", total=ctx.num_steps, completed=ctx.step, figures=""
+            )
+            self._progress.start()
+            self._progress.refresh()
+
+    def on_step(self, ctx: Context) -> None:
+        """Draws, at most ten times a second."""
+        self._examples += ctx.examples
+        if self._waiting is None:
+            self._waiting = ctx.metrics
+        now = time.perf_counter()
+        if now - self._drawn < _REFRESH_SECONDS:
+            return
+        self._drawn = now
+        if self._waiting.ready:
+            self._shown, self._waiting = dict(self._waiting), ctx.metrics
+            self._measure(now)
+        if self._progress is not None:
+            self._draw(ctx)
+        elif self._line_due(ctx, now):
+            self._print_line(ctx, now)
+
+    def on_eval(self, ctx: Context) -> None:
+        """Shows the figures from the next drawing on."""
+        assert ctx.eval is not None
+        self._eval = dict(ctx.eval)
+        # The evaluation is not part of the training's speed.
+        self._window.clear()
+
+    def on_end(self, ctx: Context) -> None:
+        """Shows the last figures, and leaves them standing."""
+        self._finish(ctx)
+
+    def on_error(self, ctx: Context, error: BaseException) -> None:
+        """Leaves the terminal as it was."""
+        self._finish(ctx)
+
+    def _measure(self, now: float) -> None:
+        """The first call of this begins the window, so that compiling is not counted."""
+        self._window.append((now, self._examples))
+        while now - self._window[0][0] > _RATE_SECONDS:
+            self._window.popleft()
+        since, examples = self._window[0]
+        if now > since:
+            self._rate = (self._examples - examples) / (now - since)
+
+    def _draw(self, ctx: Context) -> None:
+        assert self._progress is not None
+        self._progress.update(
+            self._task, completed=ctx.step, description="training", figures=self._figures()
+        )
+        self._progress.refresh()
+
+    def _line_due(self, ctx: Context, now: float) -> bool:
+        share = max(1, math.ceil(ctx.num_steps / _LINES))
+        enough = ctx.step - self._printed_step >= share
+        return enough or now - self._printed >= _LINE_SECONDS
+
+    def _print_line(self, ctx: Context, now: float) -> None:
+        self._printed_step, self._printed = ctx.step, now
+        self._console.print(
+            f"step {ctx.step}/{ctx.num_steps}  {self._figures()}", soft_wrap=True, highlight=False
+        )
+
+    def _figures(self) -> str:
+        names = sorted(self._shown, key=lambda name: (name != "loss", name == _LAST))
+        shown = [_entry(name, self._shown[name]) for name in names if name != _LAST]
+        shown += [_entry(f"eval {name}", value) for name, value in self._eval.items()]
+        if self._rate is not None:
+            shown.append(f"{_short(self._rate)} ex/s")
+        return "  ".join(entry for entry in shown if entry)
+
+    def _finish(self, ctx: Context) -> None:
+        if ctx.metrics is not None and ctx.metrics.ready:
+            self._shown = dict(ctx.metrics)
+        if self._window:
+            self._measure(time.perf_counter())
+        if self._progress is not None:
+            self._draw(ctx)
+            self._progress.stop()
+            self._progress = None
+        elif ctx.step != self._printed_step:
+            self._print_line(ctx, time.perf_counter())
+
+
+def _entry(name: str, value: Any) -> str:
+    return f"{name} {value:.4g}" if isinstance(value, float) else ""
+
+
+def _short(number: float) -> str:
+    """1234567 as `1.23M`."""
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{suffix}"
+    return f"{number:.3g}"

@@ -1,0 +1,87 @@
+"""How fast it goes, and where the time goes."""
+
+import time
+from typing import Any
+
+from .._errors import ArgumentValueError
+from ._base import Callback, Context
+
+
+class Throughput(Callback):
+    """Counts examples and model FLOPs a second, the first call (which compiles) left out.
+
+    After the training, `examples_per_second`, `steps_per_second` and `flops_per_second` have the
+    figures (`None` where there was nothing to measure).
+
+    Args:
+        flops: Floating point operations of one step, such as `step.compile(state, batch).flops`.
+    """
+
+    def __init__(self, flops: float | None = None):
+        if flops is not None and flops <= 0:
+            raise ArgumentValueError(f"`flops` (={flops!r}) must be positive, or None.")
+        self.flops = flops
+        self.steps_per_second: float | None = None
+        self.examples_per_second: float | None = None
+        self._start: float | None = None
+        self._steps = self._examples = 0
+        self._newest: Any = None
+
+    @property
+    def flops_per_second(self) -> float | None:
+        """Model FLOP/s: what the step does, by XLA's count, each second."""
+        if self.flops is None or self.steps_per_second is None:
+            return None
+        return self.flops * self.steps_per_second
+
+    def on_start(self, ctx: Context) -> None:
+        """Starts anew."""
+        self._start, self._steps, self._examples = None, 0, 0
+
+    def on_step(self, ctx: Context) -> None:
+        """Counts."""
+        self._newest = ctx.metrics
+        if self._start is None:
+            dict(ctx.metrics)  # Waits: the clock starts when the first call is over.
+            self._start = time.perf_counter()
+            return
+        self._steps += 1
+        self._examples += ctx.examples
+
+    def on_end(self, ctx: Context) -> None:
+        """Waits for the last step, and divides."""
+        if self._start is None or not self._steps:
+            return
+        dict(self._newest)
+        elapsed = time.perf_counter() - self._start
+        self.steps_per_second = self._steps / elapsed
+        self.examples_per_second = self._examples / elapsed
+
+
+class TimeSplit(Callback):
+    """Where the wall time went: `data`, `step`, `eval`, `save`, `other`, in seconds.
+
+    After the training, `seconds` has the figures and `str()` gives a table. JAX works
+    asynchronously: the time of a step is what the loop spent in dispatching it and waiting for it.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = 0.0
+
+    def on_start(self, ctx: Context) -> None:
+        """Starts the clock."""
+        self._start = time.perf_counter()
+
+    def on_end(self, ctx: Context) -> None:
+        """Reads it."""
+        total = time.perf_counter() - self._start
+        self.seconds = dict(ctx.seconds)
+        self.seconds["other"] = max(0.0, total - sum(self.seconds.values()))
+
+    def __str__(self) -> str:
+        total = sum(self.seconds.values()) or 1.0
+        return "\n".join(
+            f"{name:<6}{seconds:>9.2f} s {seconds / total:>6.1%}"
+            for name, seconds in self.seconds.items()
+        )

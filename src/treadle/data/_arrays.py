@@ -1,0 +1,319 @@
+"""Batches of arrays that fit in memory: vectorised, and resumed in O(1)."""
+
+from collections.abc import Sequence
+from typing import Any, SupportsIndex
+
+import jax
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import Array, Int, PyTree
+
+from .._custom_types import Batch
+from .._errors import ArgumentTypeError, ArgumentValueError, DataError
+from .._random import as_key
+from ..tree._paths import flatten_with_paths
+from ._door import at_the_door, check_count, check_flag
+from ._order import epoch_order, order_key
+
+_VERSION = 1
+
+
+@jax.jit
+def _gather(leaves: list[Array], rows: Int[Array, " batch"]) -> list[Array]:
+    return [leaf[rows] for leaf in leaves]
+
+
+class ArrayBatches:
+    """Batches of arrays in memory; made by `treadle.data.arrays`.
+
+    Each `iter()` starts again at the first epoch, with the same order. `len()` is the number of
+    batches in all, where `epochs` is finite.
+
+    Attributes:
+        num_examples: How many examples the arrays hold.
+        batch_size: How many of them are in a batch.
+        epochs: How often they are all visited; None means without end.
+        shuffle: Whether each epoch has an order of its own.
+        drop_remainder: Whether the examples left over at the end of an epoch are dropped.
+    """
+
+    def __init__(
+        self,
+        tree: PyTree,
+        batch_size: int,
+        *,
+        key: Any,
+        shuffle: bool,
+        drop_remainder: bool,
+        epochs: int | None,
+    ):
+        named, self._treedef = flatten_with_paths(tree)
+        self.num_examples = _leading_size(named)
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.shuffle = shuffle
+        self.drop_remainder = drop_remainder
+        if drop_remainder and batch_size > self.num_examples:
+            raise ArgumentValueError(
+                f"`batch_size` (={batch_size}) is larger than the data, which has "
+                f"{self.num_examples} examples: there would be no batch at all. Give a smaller "
+                "one, or `drop_remainder=False` for a shorter batch."
+            )
+        # A base-class view of a memory map (or of another subclass): gathers give plain arrays.
+        self._leaves = [np.asarray(x) if isinstance(x, np.ndarray) else x for _, x in named]
+        places = list(enumerate(self._leaves))
+        self._on_device = [at for at, leaf in places if isinstance(leaf, jax.Array)]
+        self._on_host = [at for at, leaf in places if not isinstance(leaf, jax.Array)]
+        self._root = order_key(as_key(key)) if shuffle else None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """How many batches an epoch has."""
+        whole, rest = divmod(self.num_examples, self.batch_size)
+        return whole if self.drop_remainder or rest == 0 else whole + 1
+
+    @property
+    def spec(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """The first batch as a tree of `jax.ShapeDtypeStruct`, to compile a step ahead of time."""
+        rows = min(self.batch_size, self.num_examples)
+        structs = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in self._leaves]
+        return jtu.tree_unflatten(self._treedef, structs)
+
+    def __len__(self) -> int:
+        if self.epochs is None:
+            raise ArgumentTypeError(
+                "These batches have no length: `epochs` is None, so they never end. Give "
+                "`treadle.data.arrays` a number of `epochs`, or read `batches_per_epoch`."
+            )
+        return self.epochs * self.batches_per_epoch
+
+    def __bool__(self) -> bool:
+        # There is always a batch, and without this `if batches:` would ask for the length.
+        return True
+
+    def __iter__(self) -> "ArrayIterator":
+        return ArrayIterator(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"ArrayBatches({self.num_examples} examples, batch_size={self.batch_size}, "
+            f"batches_per_epoch={self.batches_per_epoch}, epochs={self.epochs})"
+        )
+
+    def _order(self, epoch: int) -> Int[np.ndarray, " n"] | None:
+        """The order of one epoch, None for that of the arrays themselves."""
+        return None if self._root is None else epoch_order(self._root, epoch, self.num_examples)
+
+    def _batch(self, order: Int[np.ndarray, " n"] | None, number: int) -> Batch:
+        """Batch `number` of an epoch, in memory of its own."""
+        start = number * self.batch_size
+        stop = min(start + self.batch_size, self.num_examples)
+        index = np.arange(start, stop) if order is None else order[start:stop]
+        out = list(self._leaves)
+        for at in self._on_host:
+            leaf = self._leaves[at]
+            # The slice is copied, for a view would let who writes into a batch change the data.
+            out[at] = leaf[start:stop].copy() if order is None else np.take(leaf, index, axis=0)
+        if self._on_device:
+            # Also where the order is the arrays' own: a slice compiles anew for each start.
+            leaves = [self._leaves[at] for at in self._on_device]
+            for at, leaf in zip(
+                self._on_device, _gather(leaves, index.astype(np.int32)), strict=True
+            ):
+                out[at] = leaf
+        return jtu.tree_unflatten(self._treedef, out)
+
+
+class ArrayIterator:
+    """An iterator over `ArrayBatches`; its position is an epoch and a batch in it."""
+
+    def __init__(self, batches: ArrayBatches):
+        self._batches = batches
+        self._order: Int[np.ndarray, " n"] | None = None
+        self._go_to(0, 0)
+
+    def __iter__(self) -> "ArrayIterator":
+        return self
+
+    def __next__(self) -> Batch:
+        if self._epoch == self._batches.epochs:
+            raise StopIteration
+        if self._order_is_stale:
+            self._order = self._batches._order(self._epoch)
+            self._order_is_stale = False
+        batch = self._batches._batch(self._order, self._number)
+        if self._number + 1 == self._batches.batches_per_epoch:
+            self._go_to(self._epoch + 1, 0)
+        else:
+            self._number += 1
+        return batch
+
+    def _go_to(self, epoch: int, number: int) -> None:
+        self._epoch, self._number, self._order_is_stale = epoch, number, True
+
+    def get_state(self) -> dict[str, int]:
+        """The position behind the last batch: plain integers, ready for JSON.
+
+        `num_examples` and `batch_size` are there so that `set_state` can tell a position among
+        other batches, which would silently be another place.
+        """
+        return {
+            "version": _VERSION,
+            "epoch": self._epoch,
+            "batch": self._number,
+            "num_examples": self._batches.num_examples,
+            "batch_size": self._batches.batch_size,
+        }
+
+    def set_state(self, state: Any) -> None:
+        """Goes to a position of an iterator over the same arrays, at no cost.
+
+        Args:
+            state: What `get_state` returned.
+
+        Raises:
+            DataError: If it is not a position among these batches. The iterator stays where it is.
+        """
+        epoch, number = _position(state, self._batches)
+        self._go_to(epoch, number)
+
+
+def _position(state: Any, batches: ArrayBatches) -> tuple[int, int]:
+    names = ("version", "epoch", "batch", "num_examples", "batch_size")
+    if not isinstance(state, dict) or not all(type(state.get(name)) is int for name in names):
+        raise DataError(
+            f"`state` (={state!r}) is not a position among the batches of `treadle.data.arrays`: "
+            "it must be what `get_state` returned, a dictionary of the integers "
+            f"{', '.join(names)}."
+        )
+    if state["version"] != _VERSION:
+        raise DataError(
+            f"`state` is of version {state['version']}, and this treadle reads version {_VERSION}: "
+            "continue with the treadle that wrote it, or start at the beginning of the data."
+        )
+    for name in ("num_examples", "batch_size"):
+        if state[name] != (here := getattr(batches, name)):
+            raise DataError(
+                f"`state` is a position at `{name}`={state[name]}, and these batches have "
+                f"`{name}`={here}: it would be another place in the data. Give the same arrays and "
+                "`batch_size` as before, or start at the beginning of the data."
+            )
+    epoch, number = state["epoch"], state["batch"]
+    last = batches.epochs
+    behind_the_end = last is not None and (epoch, number) > (last, 0)
+    if epoch < 0 or behind_the_end or not 0 <= number < batches.batches_per_epoch:
+        raise DataError(
+            f"`state` (={state!r}) lies outside these batches, which have `epochs`={last} of "
+            f"{batches.batches_per_epoch} batches: give as many `epochs` as before, or more."
+        )
+    return epoch, number
+
+
+def _leading_size(named: Sequence[tuple[str, Any]]) -> int:
+    """The number of examples, agreed on by every leaf."""
+    if not named:
+        raise DataError("`tree` has no leaves: give it at least one array of examples.")
+    for path, leaf in named:
+        if not isinstance(leaf, (jax.Array, np.ndarray)) or isinstance(leaf, np.ma.MaskedArray):
+            raise ArgumentTypeError(
+                f"`tree` has a leaf {_named(path)} of type {type(leaf).__name__}: every leaf must "
+                "be a NumPy or JAX array with one row for each example, such as `np.asarray(x)`."
+            )
+        if leaf.ndim == 0:
+            raise DataError(
+                f"`tree` has a leaf {_named(path)} without axes (={leaf!r}): every leaf must have "
+                "one row for each example. What is the same for all goes through a step's `args`."
+            )
+    sizes = {path: leaf.shape[0] for path, leaf in named}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{_named(path)}: {size}" for path, size in sizes.items())
+        raise DataError(
+            f"The leaves of `tree` must have as many rows as one another, one for each example, "
+            f"and have {told}."
+        )
+    size = next(iter(sizes.values()))
+    if size == 0:
+        raise DataError(f"`tree` has no examples: its leaf {_named(named[0][0])} has 0 rows.")
+    return size
+
+
+def _named(path: str) -> str:
+    return f"`{path}`" if path else "(`tree` itself)"
+
+
+def _check(
+    tree: Any,
+    batch_size: Any,
+    *,
+    key: Any,
+    shuffle: Any = True,
+    drop_remainder: Any = True,
+    epochs: Any = None,
+) -> None:
+    check_count("batch_size", batch_size)
+    check_flag("shuffle", shuffle)
+    check_flag("drop_remainder", drop_remainder)
+    if epochs is not None:
+        check_count("epochs", epochs, ", or None to go on without end")
+    if shuffle and key is None:
+        raise ArgumentTypeError(
+            "`key` (=None) can be None only with `shuffle=False`: the order of each epoch is drawn "
+            "from it. Give it one, `jax.random.key(0)`."
+        )
+
+
+@at_the_door(_check)
+def arrays(
+    tree: PyTree,
+    batch_size: SupportsIndex,
+    *,
+    key: Any,
+    shuffle: bool = True,
+    drop_remainder: bool = True,
+    epochs: SupportsIndex | None = None,
+) -> ArrayBatches:
+    """Batches of arrays that fit in memory.
+
+    NumPy leaves stay on the host and JAX leaves on their device; each batch is gathered there, in
+    memory of its own: nobody who writes into a batch changes the data. The arrays themselves are
+    not copied: who writes into them changes the batches that follow.
+
+    Each epoch's order is derived from `key` and the number of the epoch, the same on every
+    platform and device, so a position is two numbers, and going to it costs nothing.
+
+    Args:
+        tree: A pytree of NumPy or JAX arrays with the same leading size: a row for each example.
+        batch_size: How many examples a batch has.
+        key: The key that epochs are shuffled by (`jax.random.key(0)`); it may be the one that the
+            model and the step got, for each draws from a stream of its own. None only with
+            `shuffle=False`.
+        shuffle: Whether to visit each epoch's examples in another order.
+        drop_remainder: Whether to drop the examples left over when an epoch does not divide into
+            batches; otherwise an epoch's last batch is shorter.
+        epochs: How often to visit all examples; None means without end.
+
+    Returns:
+        Batches that can be iterated over again and again, each time from the start and in the
+        same order (so ask for `epochs=10` rather than ten times for one); their iterators have
+        `get_state` and `set_state`.
+
+    Raises:
+        ArgumentTypeError: If an argument, or a leaf of `tree`, is of the wrong type.
+        ArgumentValueError: If a size is not positive, `batch_size` leaves no batch, or `key` is
+            an array of keys.
+        DataError: If `tree` is empty, or its leaves differ in the number of rows.
+
+    Example:
+        >>> data = {"x": np.zeros((100, 8), np.float32), "y": np.arange(100)}
+        >>> batches = arrays(data, 32, key=jax.random.key(0), epochs=2)
+        >>> len(batches)
+        6
+    """
+    return ArrayBatches(
+        tree,
+        int(batch_size),
+        key=key,
+        shuffle=shuffle,
+        drop_remainder=drop_remainder,
+        epochs=None if epochs is None else int(epochs),
+    )

@@ -1,0 +1,74 @@
+"""Rows as lines of JSON."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+import numpy as np
+
+from ._base import Tracker
+from ._files import replace_text
+
+
+class JSONL(Tracker):
+    """A file with one JSON object a row: `{"step": 10, "loss": 0.31, "accuracy": 0.9}`.
+
+    Numbers are written so that reading them gives the same bits; NaN and infinities as `NaN`,
+    `Infinity` and `-Infinity`, which Python's `json` and pandas read. The same training writes the
+    same bytes: there are no times in it.
+
+    Args:
+        path: The file; its folder is made when needed. Rows are added to what is there.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path)
+        self._file: TextIO | None = None
+
+    def log(self, step: int, row: Mapping[str, Any]) -> None:
+        """Adds a line."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a", encoding="utf-8")
+        values = {name: _plain(value) for name, value in row.items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is in the file, without a last line that was cut off."""
+        self.flush()
+        return read_jsonl(self.path)
+
+    def resume(self, step: int) -> None:
+        """Drops the rows after `step`, and a last line that was cut off."""
+        self.close()
+        if not self.path.exists():
+            return
+        kept = [row for row in read_jsonl(self.path) if row["step"] <= step]
+        replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def flush(self) -> None:
+        """Hands everything to the operating system."""
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a file that `JSONL` wrote; a last line that was cut off is left out."""
+    file = pathlib.Path(path)
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").split("\n")
+    # The text behind the last newline was not finished when its writer died.
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) else np.asarray(value).tolist()

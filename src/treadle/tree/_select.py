@@ -1,0 +1,142 @@
+"""Choosing leaves by globs over their paths."""
+
+import abc
+import difflib
+import functools
+import re
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+from .._errors import ArgumentTypeError, ArgumentValueError, TreeError
+from ._paths import flatten_with_paths
+
+
+class Selector(eqx.Module):
+    """A choice of leaves: called on a tree it gives the bool pytree that `eqx.partition` wants.
+
+    Combine with `&`, `|` and `~`. Pass it as it is to `TrainStep(trainable=...)` and to
+    `optax.masked`, which call it on the tree they hold.
+    """
+
+    @abc.abstractmethod
+    def matches(self, paths: Sequence[str]) -> list[bool]:
+        """For each path, whether the leaf there is chosen.
+
+        Raises:
+            TreeError: If a glob matches none of them.
+        """
+
+    def __call__(self, tree: PyTree) -> PyTree[bool]:
+        """The bool pytree: the structure of `tree`, `True` where the leaf is chosen.
+
+        Raises:
+            TreeError: If a glob matches no leaf of `tree`.
+        """
+        named, treedef = flatten_with_paths(tree)
+        return jax.tree.unflatten(treedef, self.matches([path for path, _ in named]))
+
+    def __and__(self, other: "Selector") -> "Selector":
+        return _Both(self, other)
+
+    def __or__(self, other: "Selector") -> "Selector":
+        return _Either(self, other)
+
+    def __invert__(self) -> "Selector":
+        return _Not(self)
+
+
+class _Globs(Selector):
+    globs: tuple[str, ...] = eqx.field(static=True)
+
+    def matches(self, paths: Sequence[str]) -> list[bool]:
+        chosen = [False] * len(paths)
+        for glob in self.globs:
+            pattern = _pattern(glob)
+            hits = [pattern.fullmatch(path) is not None for path in paths]
+            if not any(hits):
+                raise TreeError(_nothing_matched(glob, paths))
+            chosen = [a or b for a, b in zip(chosen, hits, strict=True)]
+        return chosen
+
+
+class _Both(Selector):
+    left: Selector
+    right: Selector
+
+    def matches(self, paths: Sequence[str]) -> list[bool]:
+        sides = zip(self.left.matches(paths), self.right.matches(paths), strict=True)
+        return [a and b for a, b in sides]
+
+
+class _Either(Selector):
+    left: Selector
+    right: Selector
+
+    def matches(self, paths: Sequence[str]) -> list[bool]:
+        sides = zip(self.left.matches(paths), self.right.matches(paths), strict=True)
+        return [a or b for a, b in sides]
+
+
+class _Not(Selector):
+    inner: Selector
+
+    def matches(self, paths: Sequence[str]) -> list[bool]:
+        return [not hit for hit in self.inner.matches(paths)]
+
+
+@functools.lru_cache(maxsize=512)
+def _pattern(glob: str) -> re.Pattern[str]:
+    """The glob as a regular expression over whole paths."""
+    if glob == "**":
+        return re.compile(".*")
+    *inner, last = glob.split("/")
+    text = "".join(
+        # `**` takes its own separator with it, so that it can stand for no segment at all.
+        "(?:[^/]+/)*" if segment == "**" else f"{_segment_pattern(segment)}/"
+        for segment in inner
+    )
+    if last == "**":
+        return re.compile(f"{text.removesuffix('/')}(?:/.*)?")
+    return re.compile(text + _segment_pattern(last))
+
+
+def _segment_pattern(segment: str) -> str:
+    return "".join(
+        "[^/]*" if char == "*" else "[^/]" if char == "?" else re.escape(char) for char in segment
+    )
+
+
+def _nothing_matched(glob: str, paths: Sequence[str]) -> str:
+    if any(path.startswith(f"{glob.rstrip('/')}/") for path in paths):
+        hint = f"It is a subtree: write '{glob.rstrip('/')}/**' for all of its leaves."
+    else:
+        near = difflib.get_close_matches(glob, paths, n=3, cutoff=0.3) or list(paths[:3])
+        hint = f"The nearest paths are {', '.join(map(repr, near))}." if near else "It is empty."
+    return f"The glob {glob!r} matches none of the {len(paths)} leaves of the tree. {hint}"
+
+
+def select(*globs: str) -> Selector:
+    """Chooses the leaves whose path matches any of the globs.
+
+    `*` stands for any characters within one segment, `?` for one character, `**` for any number
+    of whole segments, none included.
+
+    Args:
+        globs: Such as `"layers/0/**"`, `"**/bias"`, `"encoder/*/weight"`.
+
+    Raises:
+        ArgumentTypeError: If a glob is not a string.
+        ArgumentValueError: If there are no globs.
+
+    Example:
+        >>> head, rest = eqx.partition(model, select("layers/2/**")(model))
+    """
+    if not globs:
+        raise ArgumentValueError("`select` wants at least one glob, such as `select('**')`.")
+    for glob in globs:
+        if not isinstance(glob, str):
+            raise ArgumentTypeError(f"`globs` holds {glob!r}: write globs as strings, 'layers/**'.")
+    return _Globs(globs)

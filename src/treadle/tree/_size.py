@@ -1,0 +1,83 @@
+"""How many numbers a tree holds, and how many bytes they take."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from ._where import Where, leaf_mask
+
+
+def is_sized(leaf: Any) -> bool:
+    """Whether `leaf` is an array (typed keys included) or stands for one."""
+    return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
+
+
+def leaf_nbytes(leaf: Any) -> int:
+    """The bytes of one array; a `ShapeDtypeStruct` has no `nbytes`."""
+    return int(leaf.size) * int(leaf.dtype.itemsize)
+
+
+def first_seen(leaves: list[Any]) -> list[int]:
+    """For each leaf, where in the list the same array stands first; mostly its own index.
+
+    A `jax.ShapeDtypeStruct` is no array yet: two leaves that are one and the same are two arrays
+    to be.
+    """
+    first: dict[int, int] = {}
+    return [
+        at if isinstance(leaf, jax.ShapeDtypeStruct) else first.setdefault(id(leaf), at)
+        for at, leaf in enumerate(leaves)
+    ]
+
+
+def _distinct(tree: PyTree, where: Where) -> list[Any]:
+    """The arrays that `where` chooses, each once, however many leaves it is."""
+    masked = zip(jax.tree.leaves(tree), jax.tree.leaves(leaf_mask(where, tree)), strict=True)
+    leaves = [leaf for leaf, yes in masked if yes and is_sized(leaf)]
+    return [leaves[at] for at in sorted(set(first_seen(leaves)))]
+
+
+def count(tree: PyTree, where: Where = is_sized) -> int:
+    """The number of elements in the arrays of `tree`; for a model, its parameters.
+
+    Arrays are JAX's and NumPy's and whatever stands for them (`jax.ShapeDtypeStruct`, tracers).
+    A typed key is one element. Anything else (functions, Python numbers) counts nothing. An
+    array that is several leaves counts once.
+
+    Args:
+        tree: Any pytree.
+        where: Which of them to count: a filter function such as `eqx.is_inexact_array`, a
+            `treadle.tree.select(...)`, glob strings, or a pytree of bools that is a prefix of
+            `tree`. All by default.
+
+    Raises:
+        TreeError: If a glob matches nothing, or a prefix does not fit.
+        ArgumentTypeError: If `where` is none of what it can be.
+
+    Example:
+        >>> count({"w": jnp.zeros((2, 3)), "b": jnp.zeros(2)})
+        8
+    """
+    return sum(int(leaf.size) for leaf in _distinct(tree, where))
+
+
+def nbytes(tree: PyTree, where: Where = is_sized) -> int:
+    """The bytes that the arrays of `tree` take, replicas on several devices not counted.
+
+    Counted like `treadle.tree.count`; a typed key takes the bytes of its data.
+
+    Args:
+        tree: Any pytree.
+        where: Which of them to count, as in `treadle.tree.count`.
+
+    Raises:
+        TreeError: If a glob matches nothing, or a prefix does not fit.
+        ArgumentTypeError: If `where` is none of what it can be.
+
+    Example:
+        >>> nbytes(jnp.zeros((2, 3), jnp.bfloat16))
+        12
+    """
+    return sum(leaf_nbytes(leaf) for leaf in _distinct(tree, where))

@@ -1,0 +1,57 @@
+"""Every Python block of README and site runs: page by page, each page in one namespace."""
+
+import pathlib
+import sys
+import types
+
+import pytest
+from tests.docs.pages import ROOT, Block, blocks, pages
+
+
+def _python_blocks(page: pathlib.Path) -> list[Block]:
+    found = blocks(page.read_text(encoding="utf-8"))
+    return [block for block in found if block.language == "python" and block.no_run is None]
+
+
+def run_page(page: pathlib.Path) -> None:
+    """Runs a page's blocks in order, as a module whose tracebacks show the page's own lines."""
+    module = types.ModuleType("docs_page")
+    module.__file__ = str(page)
+    # Dataclasses, and so equinox modules, look their module up by name.
+    sys.modules[module.__name__] = module
+    try:
+        for block in _python_blocks(page):
+            aligned = "\n" * (block.line - 1) + block.code
+            exec(compile(aligned, str(page), "exec"), module.__dict__)
+    finally:
+        del sys.modules[module.__name__]
+
+
+WITH_CODE = [page for page in pages() if _python_blocks(page)]
+
+
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_of_page_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_page(page)
+
+
+def test_a_broken_block_fails_on_its_own_line(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n```python\nx = 1\n```\n\ntext\n\n```python\nassert x == 2\n```\n")
+    with pytest.raises(AssertionError) as raised:
+        run_page(page)
+    assert raised.traceback[-1].lineno + 1 == 10
+
+
+def test_blocks_share_a_namespace_and_skip_what_is_marked(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "```python\nx = 1\n```\n<!-- no-run: needs a cluster -->\n```python\n1 / 0\n```\n"
+        "```bash\nexit 1\n```\n- item\n\n    ```python\n    assert x == 1\n    ```\n"
+    )
+    run_page(page)
+    found = list(blocks(page.read_text()))
+    assert [block.no_run for block in found] == [None, "needs a cluster", None, None]
+    assert [block.language for block in found] == ["python", "python", "bash", "python"]
+    assert found[-1].code == "assert x == 1"
