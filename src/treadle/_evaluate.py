@@ -164,7 +164,7 @@ def _add_up(sums: dict[str, list[Any]], totals: dict[str, Total]) -> None:
                 sums[name][1] = sums[name][1] + denominator
 
 
-def _figure(name: str, numerator: np.ndarray, denominator: np.ndarray | None) -> Any:
+def _figure(name: str, numerator: Any, denominator: Any) -> Any:
     if denominator is None:
         value = numerator
     else:

@@ -108,7 +108,6 @@ class TrainStep:
         require_signature(
             loss_fn, "loss_fn", ("model", "batch" if batched else "example", "key")
         )
-        _require_optimizer(optimizer)
         _require_count("accumulate", accumulate)
         if nonfinite not in _NONFINITE:
             raise ArgumentValueError(
@@ -116,7 +115,7 @@ class TrainStep:
             )
         self._spec = StepSpec(
             loss=LossSpec(loss_fn, batched, accumulate, unroll, axis_name),
-            optimizer=optax.with_extra_args_support(optimizer),
+            optimizer=_as_optimizer(optimizer),
             trainable=trainable,
             nonfinite=nonfinite,
         )
@@ -468,12 +467,20 @@ def _buffer(leaf: jax.Array) -> int:
     return id(leaf)
 
 
-def _require_optimizer(optimizer: Any) -> None:
+def _as_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+    """Any optax optimizer as one that takes extra arguments.
+
+    Raises:
+        ArgumentTypeError: If it is none.
+    """
+    if isinstance(optimizer, optax.MultiSteps):
+        optimizer = optimizer.gradient_transformation()
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ArgumentTypeError(
             f"`optimizer` (={optimizer!r}) is a {type(optimizer).__name__}, not an optax "
             f"optimizer. Write `optax.adamw(1e-3)`, or any other `optax.GradientTransformation`."
         )
+    return optax.with_extra_args_support(optimizer)
 
 
 def _require_count(name: str, value: Any) -> None:

@@ -118,6 +118,24 @@ def test_a_position_is_a_copy():
     assert iterator.get_state() == {"at": 1}
 
 
+def test_the_end_may_be_a_position_of_its_own():
+    class Ending(Numbers):
+        over = False
+
+        def __next__(self):
+            self.over = self.at == self.stop
+            return super().__next__()
+
+        def get_state(self):
+            return {"at": self.at, "over": self.over}
+
+    iterator = iter(prefetch(Ending(stop=1)))
+    next(iterator)
+    assert iterator.get_state() == {"at": 1, "over": False}
+    assert list(iterator) == []
+    assert iterator.get_state() == {"at": 1, "over": True}
+
+
 def test_going_back_drops_what_was_made_ahead():
     numbers = Numbers(stop=6)
     iterator = iter(prefetch(numbers, 2))

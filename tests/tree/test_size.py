@@ -66,7 +66,6 @@ def test_a_shared_array_counts_once_and_a_struct_twice():
         ((True, False), 8),
         (False, 0),
         (True, 12),
-        # A model-shaped mask may be callable; it is a mask all the same.
         ((jax.tree.map(lambda leaf: leaf.ndim == 1, make_linear()), True), 6),
     ],
 )
@@ -74,6 +73,12 @@ def test_where_chooses(where, expected):
     tree = (make_linear(), jnp.zeros(4, "int32"))
     assert count(tree, where) == expected
     assert nbytes(tree, where) == 4 * expected
+
+
+def test_a_mask_that_can_be_called_is_a_mask():
+    mask = jax.tree.map(lambda leaf: leaf.ndim == 1, make_linear())
+    assert callable(mask)
+    assert count(make_linear(), mask) == 2
 
 
 def test_where_that_does_not_fit_is_told():

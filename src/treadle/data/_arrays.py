@@ -1,18 +1,18 @@
 """Batches of arrays that fit in memory: vectorised, and resumed in O(1)."""
 
 from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any
 
 import jax
 import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
-from .._custom_types import Batch
+from .._custom_types import Batch, Door, PRNGKey
 from .._errors import ArgumentTypeError, ArgumentValueError, DataError
 from .._random import as_key
 from ..tree._paths import flatten_with_paths
-from ._door import at_the_door, check_count, check_flag
+from ._door import check_count, check_flag
 from ._order import epoch_order, order_key
 
 _VERSION = 1
@@ -241,36 +241,14 @@ def _named(path: str) -> str:
     return f"`{path}`" if path else "(`tree` itself)"
 
 
-def _check(
-    tree: Any,
-    batch_size: Any,
-    *,
-    key: Any,
-    shuffle: Any = True,
-    drop_remainder: Any = True,
-    epochs: Any = None,
-) -> None:
-    check_count("batch_size", batch_size)
-    check_flag("shuffle", shuffle)
-    check_flag("drop_remainder", drop_remainder)
-    if epochs is not None:
-        check_count("epochs", epochs, ", or None to go on without end")
-    if shuffle and key is None:
-        raise ArgumentTypeError(
-            "`key` (=None) can be None only with `shuffle=False`: the order of each epoch is drawn "
-            "from it. Give it one, `jax.random.key(0)`."
-        )
-
-
-@at_the_door(_check)
 def arrays(
     tree: PyTree,
-    batch_size: SupportsIndex,
+    batch_size: Door[int],
     *,
-    key: Any,
-    shuffle: bool = True,
-    drop_remainder: bool = True,
-    epochs: SupportsIndex | None = None,
+    key: Door[PRNGKey | None],
+    shuffle: Door[bool] = True,
+    drop_remainder: Door[bool] = True,
+    epochs: Door[int | None] = None,
 ) -> ArrayBatches:
     """Batches of arrays that fit in memory.
 
@@ -309,6 +287,16 @@ def arrays(
         >>> len(batches)
         6
     """
+    check_count("batch_size", batch_size)
+    check_flag("shuffle", shuffle)
+    check_flag("drop_remainder", drop_remainder)
+    if epochs is not None:
+        check_count("epochs", epochs, ", or None to go on without end")
+    if shuffle and key is None:
+        raise ArgumentTypeError(
+            "`key` (=None) can be None only with `shuffle=False`: the order of each epoch is drawn "
+            "from it. Give it one, `jax.random.key(0)`."
+        )
     return ArrayBatches(
         tree,
         int(batch_size),

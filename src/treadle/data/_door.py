@@ -1,32 +1,9 @@
-"""Checks at the door, in front of any runtime type checker."""
+"""Checks of what is handed in, told in the caller's terms."""
 
-import functools
 import operator
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from .._errors import ArgumentTypeError, ArgumentValueError
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-
-def at_the_door(check: Callable[..., None]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Calls `check` with a function's arguments before the function itself.
-
-    A decorator, not a first line: a runtime type checker wraps the function from the inside, and
-    its message, which does not know the way out, would come first.
-    """
-
-    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        @functools.wraps(function)
-        def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            check(*args, **kwargs)
-            return function(*args, **kwargs)
-
-        return checked
-
-    return decorate
 
 
 def check_count(name: str, value: Any, otherwise: str = "") -> None:

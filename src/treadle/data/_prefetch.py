@@ -7,14 +7,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sized
 from queue import SimpleQueue
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from .._custom_types import Batch
+from .._custom_types import Batch, Door
 from .._errors import ArgumentTypeError, DataError
-from ._door import at_the_door, check_count, check_flag
+from ._door import check_count, check_flag
 from ._place import placer
 from ._protocol import BatchIterator, is_positioned
 
@@ -255,7 +255,7 @@ class PrefetchedBatches:
         return f"prefetch({self._batches!r}, size={self._size})"
 
 
-def _check(batches: Any, size: Any = 2, *, to_device: Any = None) -> None:
+def _check_batches(batches: Any) -> None:
     if isinstance(batches, (dict, str, bytes, np.ndarray, jax.Array)):
         raise ArgumentTypeError(
             f"`batches` is of type {type(batches).__name__}, which is data, not batches of it: cut "
@@ -266,14 +266,10 @@ def _check(batches: Any, size: Any = 2, *, to_device: Any = None) -> None:
             f"`batches` (={batches!r}) cannot be iterated over: give it an iterable of batches, "
             "such as `treadle.data.arrays(...)`, a Grain dataset or a generator."
         )
-    check_count("size", size)
-    if to_device is not None:
-        check_flag("to_device", to_device, ", or None to choose by the device")
 
 
-@at_the_door(_check)
 def prefetch(
-    batches: Iterable[Batch], size: SupportsIndex = 2, *, to_device: bool | None = None
+    batches: Door[Iterable[Batch]], size: Door[int] = 2, *, to_device: Door[bool | None] = None
 ) -> PrefetchedBatches:
     """Makes batches ahead on a background thread, and puts them on the device.
 
@@ -298,4 +294,8 @@ def prefetch(
         >>> [int(batch[0]) for batch in prefetch(batches)]
         [0, 5]
     """
+    _check_batches(batches)
+    check_count("size", size)
+    if to_device is not None:
+        check_flag("to_device", to_device, ", or None to choose by the device")
     return PrefetchedBatches(batches, int(size), to_device)

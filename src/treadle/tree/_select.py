@@ -1,12 +1,12 @@
 """Choosing leaves by globs over their paths."""
 
 import abc
+import dataclasses
 import difflib
 import functools
 import re
 from collections.abc import Sequence
 
-import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
@@ -14,11 +14,12 @@ from .._errors import ArgumentTypeError, ArgumentValueError, TreeError
 from ._paths import flatten_with_paths
 
 
-class Selector(eqx.Module):
+class Selector(abc.ABC):
     """A choice of leaves: called on a tree it gives the bool pytree that `eqx.partition` wants.
 
     Combine with `&`, `|` and `~`. Pass it as it is to `TrainStep(trainable=...)` and to
-    `optax.masked`, which call it on the tree they hold.
+    `optax.masked`, which call it on the tree they hold. (It is no pytree itself: optax takes a
+    callable pytree for a mask.)
     """
 
     @abc.abstractmethod
@@ -48,8 +49,9 @@ class Selector(eqx.Module):
         return _Not(self)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Globs(Selector):
-    globs: tuple[str, ...] = eqx.field(static=True)
+    globs: tuple[str, ...]
 
     def matches(self, paths: Sequence[str]) -> list[bool]:
         chosen = [False] * len(paths)
@@ -62,6 +64,7 @@ class _Globs(Selector):
         return chosen
 
 
+@dataclasses.dataclass(frozen=True)
 class _Both(Selector):
     left: Selector
     right: Selector
@@ -71,6 +74,7 @@ class _Both(Selector):
         return [a and b for a, b in sides]
 
 
+@dataclasses.dataclass(frozen=True)
 class _Either(Selector):
     left: Selector
     right: Selector
@@ -80,6 +84,7 @@ class _Either(Selector):
         return [a or b for a, b in sides]
 
 
+@dataclasses.dataclass(frozen=True)
 class _Not(Selector):
     inner: Selector
 

@@ -1,0 +1,176 @@
+import importlib.metadata
+import json
+import runpy
+import signal
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from treadle import Callback, fit
+from treadle._cli import _demo, _training, main
+from treadle._cli._extra import MissingExtraError
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch, tmp_path):
+    """A small model, and an empty folder to be in."""
+    monkeypatch.setattr(_training, "WIDTH", 16)
+    monkeypatch.chdir(tmp_path)
+
+
+def demo(run, *options):
+    return main(["demo", "--run", str(run), *map(str, options)])
+
+
+def rows_of(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+class InterruptAt(Callback):
+    """Ctrl-C, after one given step."""
+
+    def __init__(self, step, number=signal.SIGINT):
+        self.step = step
+        self.number = number
+
+    def on_step(self, ctx):
+        if ctx.step == self.step:
+            signal.raise_signal(self.number)
+
+
+def interrupt(monkeypatch, *args):
+    def interrupted(*fit_args, callbacks, **options):
+        return fit(*fit_args, callbacks=[*callbacks, InterruptAt(*args)], **options)
+
+    monkeypatch.setattr(_training, "fit", interrupted)
+
+
+def test_a_short_run_leaves_everything_it_promises(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert demo(run, "--steps", 30) == 0
+    told = capsys.readouterr().out
+    assert "scikit-learn's digits: 1,437 images of 8x8 to train on, 360 to test" in told
+    assert "layers/0" in told
+    assert "test accuracy" in told
+    names = ["checkpoints", "curves.png", "demo.json", "environment.json", "metrics.jsonl"]
+    assert sorted(path.name for path in run.iterdir()) == [*names, "predictions.png"]
+    assert all(f"{run / name}" in told.replace("\n", "") for name in names if name != "demo.json")
+    assert [row["step"] for row in rows_of(run)] == [10, 20, 30, 30]
+    assert rows_of(run)[-1].keys() == {"step", "eval/accuracy", "eval/loss"}
+    assert imread(run / "curves.png").size > 0
+    assert imread(run / "predictions.png").size > 0
+
+
+def test_run_again_it_is_done_and_fresh_starts_over(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert demo(run, "--steps", 12) == 0
+    first = (run / "metrics.jsonl").read_bytes()
+    (run / "curves.png").unlink()
+    assert demo(run, "--steps", 12) == 0
+    assert "This run is done: it has taken 12 steps." in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_bytes() == first
+    assert (run / "curves.png").exists()
+    assert demo(run, "--steps", 12, "--fresh") == 0
+    assert "This run is done" not in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_bytes() == first
+    starts = json.loads((run / "environment.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_and_continued_it_is_the_same_run(
+    tmp_path, capsys, monkeypatch, number, status
+):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert demo(straight, "--steps", 30) == 0
+    with monkeypatch.context() as patch:
+        interrupt(patch, 13, number)
+        assert demo(broken, "--steps", 30) == status
+    assert "at step 13 of 30. Run the same command again to go on." in capsys.readouterr().out
+    assert [row["step"] for row in rows_of(broken)] == [10]
+    assert demo(broken, "--steps", 30) == 0
+    assert (broken / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+
+
+def test_a_run_that_was_cut_short_goes_on(tmp_path):
+    straight, longer = tmp_path / "straight", tmp_path / "longer"
+    assert demo(straight, "--steps", 30) == 0
+    assert demo(longer, "--steps", 20) == 0
+    assert demo(longer, "--steps", 30) == 0
+    expected = rows_of(straight)
+    assert [row for row in rows_of(longer) if row["step"] != 20 or "loss" in row] == expected
+
+
+def test_another_seed_is_another_run(tmp_path, capsys):
+    assert demo(tmp_path / "run", "--steps", 2) == 0
+    assert demo(tmp_path / "run", "--steps", 2, "--seed", 1) == 1
+    assert "holds a run with seed 0" in capsys.readouterr().err.replace("\n", " ")
+    assert demo(tmp_path / "other", "--steps", 2, "--seed", 1) == 0
+    losses = [rows_of(tmp_path / name)[-1]["eval/loss"] for name in ("run", "other")]
+    assert losses[0] != losses[1]
+
+
+def test_data_of_ones_own_has_a_folder_of_its_own(tmp_path):
+    rng = np.random.default_rng(0)
+    images, labels = rng.random((30, 5, 4)), np.arange(30) % 3
+    np.savez(tmp_path / "shapes.npz", x=images, y=labels)
+    assert main(["demo", "--data", "shapes.npz", "--steps", "3"]) == 0
+    assert (tmp_path / "runs" / "shapes" / "predictions.png").exists()
+    # Other images under the same name are not the same run.
+    np.savez(tmp_path / "shapes.npz", x=1 - images, y=labels)
+    assert main(["demo", "--data", "shapes.npz", "--steps", "3"]) == 1
+    assert main(["demo", "--data", "shapes.npz", "--steps", "3", "--fresh"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data", "nowhere"), "treadle: `--data` (=nowhere) does not exist. Give a folder"),
+        (("--steps", "0"), "treadle: `--steps` (=0) must be at least 1."),
+        (("--seed", "-1"), "treadle: `--seed` (=-1) must be from 0 to 2**32 - 1."),
+    ],
+)
+def test_what_the_user_can_mend_is_told_without_a_traceback(tmp_path, capsys, options, message):
+    assert demo(tmp_path / "run", *options) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(message)
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_package_is_told_before_the_training(tmp_path, capsys, monkeypatch):
+    def missing(name):
+        raise MissingExtraError("The demo needs matplotlib")
+
+    monkeypatch.setattr(_demo, "require_demo", missing)
+    assert demo(tmp_path / "run") == 1
+    assert capsys.readouterr().err == "treadle: The demo needs matplotlib\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_version(capsys, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"1.2.3 of {name}")
+    monkeypatch.setattr(sys, "argv", ["treadle", "--version"])
+    with pytest.raises(SystemExit, match=r"^0$"):
+        runpy.run_module("treadle", run_name="__main__")
+    assert capsys.readouterr().out == "treadle 1.2.3 of treadle\n"
+
+
+def test_without_a_command_the_usage_is_told(capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main([])
+    assert "usage: treadle" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_most_seeds_reach_the_promised_accuracy(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    accuracies = []
+    for seed in range(10):
+        run = tmp_path / str(seed)
+        assert demo(run, "--seed", seed) == 0
+        accuracies.append(rows_of(run)[-1]["eval/accuracy"])
+    assert accuracies[0] >= 0.975
+    assert sum(accuracy >= 0.975 for accuracy in accuracies) >= 9, accuracies
