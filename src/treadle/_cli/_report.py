@@ -135,4 +135,4 @@ def _farewell(history: History, step: int, num_steps: int, rate: float | None) -
             f"\nThis run is done: it has taken {step:,} steps. [bold]--fresh[/bold] starts over, "
             "[bold]--seed[/bold] and [bold]--run[/bold] make another.\n"
         )
-    return "\nRun the same command again: it knows that it is done.\n"
+    return "\nDone. The same command again finds nothing left to do; [bold]--fresh[/bold] starts over.\n"

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
-from .._custom_types import Batch
+from .._custom_types import Batch, Door
 from .._errors import ArgumentTypeError, ArgumentValueError, DataError
 from .._evaluate import EvalStep
 from .._state import TrainState
@@ -96,7 +96,7 @@ def require_frequencies(**frequencies: Any) -> None:
             raise ArgumentValueError(f"`{name}` (={value!r}) must be a whole number of at least 1.")
 
 
-def require_callbacks(callbacks: list[Callback]) -> None:
+def require_callbacks(callbacks: Door[list[Callback]]) -> None:
     """Refuses what is no callback, and two whose state would share a name.
 
     Raises:

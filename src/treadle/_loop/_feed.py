@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._custom_types import Batch
+from .._custom_types import Batch, Door
 from .._errors import DataError
 from ..data import decode_position, encode_position, is_positioned
 
@@ -23,7 +23,7 @@ class Feed:
             be remembered with its position.
     """
 
-    def __init__(self, data: Iterable[Batch], *, ahead: bool):
+    def __init__(self, data: Door[Iterable[Batch]], *, ahead: bool):
         try:
             self._iterator: Iterator[Batch] = iter(data)
         except TypeError as error:

@@ -139,7 +139,7 @@ def _watchers(
     history: History,
     folder: RunFolder | None,
     place: Checkpointer | None,
-    callbacks: Sequence[Callback],
+    callbacks: Door[Sequence[Callback]],
     num_steps: int,
     log_every: int | None,
     checkpoint_every: int | None,

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from .._custom_types import Door
 from .._errors import ArgumentValueError
 from ._base import Callback, Context
 
@@ -23,7 +24,7 @@ class EarlyStopping(Callback):
             training, a metric that the evaluation does not have.
     """
 
-    def __init__(self, metric: str, *, mode: str, patience: int = 5, min_delta: float = 0.0):
+    def __init__(self, metric: str, *, mode: str, patience: int = 5, min_delta: Door[float] = 0.0):
         if mode not in ("min", "max"):
             raise ArgumentValueError(f"`mode` (={mode!r}) must be 'min' or 'max'.")
         if patience < 1:

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from .._custom_types import Door
 from .._errors import ArgumentValueError
 from ._base import Callback, Context
 
@@ -17,7 +18,7 @@ class Throughput(Callback):
         flops: Floating point operations of one step, such as `step.compile(state, batch).flops`.
     """
 
-    def __init__(self, flops: float | None = None):
+    def __init__(self, flops: Door[float | None] = None):
         if flops is not None and flops <= 0:
             raise ArgumentValueError(f"`flops` (={flops!r}) must be positive, or None.")
         self.flops = flops

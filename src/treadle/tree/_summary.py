@@ -224,7 +224,7 @@ def _first_arrays(leaves: list[_Leaf]) -> list[int]:
 
 def _bytes_text(count: int) -> str:
     power = min(max(count.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
-    return f"{count} B" if power == 0 else f"{count / 1024**power:.1f} {_UNITS[power]}"
+    return f"{count} B" if power == 0 else f"{count / 1024**power:#.3g} {_UNITS[power]}"
 
 
 def _calls_text(calls: tuple[str, ...]) -> str:
@@ -240,16 +240,20 @@ def _table(told: Summary) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
+    # Narrow gaps and short headings: an ordinary model's table fits into 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, show_footer=True, show_edge=False, padding=(0, 1, 0, 0))
     has_outputs = bool(told.output)
     table.add_column("path", footer="total", overflow="fold")
-    table.add_column("type")
+    table.add_column("type", overflow="fold")
     table.add_column("arrays", overflow="fold")
     if has_outputs:
         table.add_column("output", footer=Text(told.output), overflow="fold")
-    table.add_column("parameters", justify="right", footer=f"{told.count:,}")
-    table.add_column("bytes", justify="right", footer=_bytes_text(told.nbytes), no_wrap=True)
-    table.add_column("trainable", justify="right", footer=f"{told.trainable_count:,}")
+    for name, total in (
+        ("count", f"{told.count:,}"),
+        ("bytes", _bytes_text(told.nbytes)),
+        ("trained", f"{told.trainable_count:,}"),
+    ):
+        table.add_column(name, justify="right", footer=total, no_wrap=True)
     for row in told.rows:
         cells = [row.path or ".", row.type, "\n".join(row.arrays)]
         cells += [_calls_text(row.output)] if has_outputs else []

@@ -1,0 +1,146 @@
+"""Folders that come into being all at once: written aside, synced, renamed."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import secrets
+import shutil
+import socket
+
+from ._manifest import MANIFEST
+
+# `.NAME.ROLE-HOST-PID-TOKEN` beside NAME. A `new` one is being written; an `old` one was moved
+# away while a new one takes its place; a `gone` one is being removed.
+_ASIDE = re.compile(r"\.(.+)\.(new|old|gone)-(\w+)-(\d+)-[0-9a-f]{8}")
+_HOST = re.sub(r"\W", "_", socket.gethostname())
+
+# The ones that this process is at work on; others with its number are of an earlier process that
+# had the same one (in a container, where numbers start over, that is usual).
+_in_use: set[pathlib.Path] = set()
+
+
+class Aside:
+    """A name beside `path` that says who uses it; it is in use until `release`."""
+
+    def __init__(self, path: pathlib.Path, role: str):
+        token = secrets.token_hex(4)
+        self.path = path.with_name(f".{path.name}.{role}-{_HOST}-{os.getpid()}-{token}")
+        _in_use.add(self.path)
+
+    def put_back(self, path: pathlib.Path) -> None:
+        """Gives what was moved there its name again, unless another has it."""
+        try:
+            if os.path.lexists(self.path) and not os.path.lexists(path):
+                os.rename(self.path, path)
+        finally:
+            _in_use.discard(self.path)
+
+    def release(self) -> None:
+        """Removes what is left there."""
+        # What cannot be removed now is removed by the next `clean`.
+        shutil.rmtree(self.path, ignore_errors=True)
+        _in_use.discard(self.path)
+
+
+def _is_alive(pid: int) -> bool:
+    if os.name == "nt":  # There, signal 0 is Ctrl-C.
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_abandoned(path: pathlib.Path, host: str, pid: int) -> bool:
+    if host != _HOST:  # Whether a process of another machine is alive cannot be told from here.
+        return False
+    return path not in _in_use if pid == os.getpid() else not _is_alive(pid)
+
+
+def _asides(directory: pathlib.Path) -> list[tuple[pathlib.Path, re.Match[str]]]:
+    found = [(directory / name, _ASIDE.fullmatch(name)) for name in sorted(os.listdir(directory))]
+    return [(path, match) for path, match in found if match is not None]
+
+
+def clean(directory: pathlib.Path, name: str | None = None) -> None:
+    """Removes what dead writers left in a directory, or puts it back where that is right.
+
+    Args:
+        directory: The folder in which they wrote.
+        name: Only what they left of the folder of this name.
+    """
+    for aside, match in _asides(directory):
+        if name not in (None, match[1]) or not _is_abandoned(aside, match[3], int(match[4])):
+            continue
+        final = directory / match[1]
+        if match[2] == "old" and not os.path.lexists(final):
+            # Killed between the two renames of `put_in_place`. Where it cannot be renamed (another
+            # process was faster, or the file system is read-only), `find` knows it as it is.
+            with contextlib.suppress(OSError):
+                os.rename(aside, final)
+        else:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def find(path: pathlib.Path) -> pathlib.Path:
+    """Where the checkpoint of a path lies: there, but for a writer killed while replacing it."""
+    if not os.path.lexists(path) and path.parent.is_dir():
+        for aside, match in _asides(path.parent):
+            if match[1] == path.name and match[2] == "old" and (aside / MANIFEST).is_file():
+                return aside
+    return path
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Makes the names in a folder last, where the system can."""
+    if os.name == "nt":  # Folders cannot be opened there.
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # File systems that cannot sync folders say so.
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_synced(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file that lasts."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def put_in_place(new: pathlib.Path, path: pathlib.Path) -> None:
+    """Renames a complete folder to its final name, in the place of what is there, if anything."""
+    if not os.path.lexists(path):
+        os.rename(new, path)
+        sync_folder(path.parent)
+        return
+    old = Aside(path, "old")
+    try:
+        os.rename(path, old.path)
+        os.rename(new, path)
+    except BaseException:
+        old.put_back(path)
+        raise
+    try:
+        sync_folder(path.parent)
+    finally:
+        old.release()
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a folder all at once: nobody sees half of it under its name."""
+    gone = Aside(path, "gone")
+    try:
+        os.rename(path, gone.path)
+    finally:
+        gone.release()

@@ -1,0 +1,183 @@
+"""What a leaf is on disk: itself where NumPy's format can hold it, else an unsigned carrier."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.core
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import numpy as np
+from jaxtyping import PyTree
+
+from .._errors import CheckpointError
+from ..tree._paths import flatten_with_paths
+
+if hasattr(jax, "enable_x64"):
+    _enable_x64 = jax.enable_x64
+else:  # older versions of jax
+    from jax.experimental import enable_x64 as _enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+# Equinox writes these with their type; ones of a subclass (an enum) are configuration.
+_PYTHON = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A leaf but for its value.
+
+    Attributes:
+        shape: That of the leaf itself (of an array of keys, not of their data).
+        dtype: NumPy's name, `key`, or `python int` and the like.
+        storage: The dtype in the file; None for an integer of more than 64 bits, which stands in
+            the manifest.
+        key_implementation: Of typed keys, `threefry2x32` and the like.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    storage: str | None
+    key_implementation: str | None = None
+
+    def __str__(self) -> str:
+        if self.dtype.startswith("python "):
+            return self.dtype
+        name = f"key<{self.key_implementation}>" if self.dtype == "key" else self.dtype
+        return f"{name}[{','.join(map(str, self.shape))}]"
+
+
+def quoted(path: str) -> str:
+    """A leaf's path for a message; the tree itself has an empty one."""
+    return f"`{path}`" if path else "(the tree itself)"
+
+
+def spec_of(path: str, leaf: Any) -> Spec | None:
+    """The spec of a leaf of a saved tree or of a `like`; None for one that is not saved.
+
+    Raises:
+        CheckpointError: If it holds data that no checkpoint can.
+    """
+    if type(leaf) in _PYTHON:
+        fits = type(leaf) is not int or -(2**63) <= leaf < 2**63
+        return Spec((), f"python {type(leaf).__name__}", _PYTHON[type(leaf)] if fits else None)
+    if isinstance(leaf, (np.ndarray, np.generic)):
+        return _array_spec(path, leaf.shape, leaf.dtype, equinox_reads_bfloat16=False)
+    if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return Spec(leaf.shape, "key", "uint32", str(_key_implementation(leaf)))
+        return _array_spec(path, leaf.shape, np.dtype(leaf.dtype), equinox_reads_bfloat16=True)
+    if hasattr(leaf, "__jax_array__"):
+        raise CheckpointError(
+            f"The leaf {quoted(path)} is of type {type(leaf).__name__}, which stands for an array "
+            "but is none: make it a pytree of its arrays, or put `jnp.asarray(leaf)` there."
+        )
+    return None
+
+
+def _array_spec(
+    path: str, shape: tuple[int, ...], dtype: np.dtype, *, equinox_reads_bfloat16: bool
+) -> Spec:
+    if dtype.isbuiltin == 2:  # One of ml_dtypes, which NumPy's format knows only as raw bytes.
+        native = dtype == jnp.bfloat16 and equinox_reads_bfloat16
+        return Spec(shape, dtype.name, dtype.name if native else f"uint{8 * dtype.itemsize}")
+    if dtype.kind not in "biufcSUmM":
+        raise CheckpointError(
+            f"The leaf {quoted(path)} has dtype {dtype}, which could only be pickled, and nothing "
+            "is: make it numbers, or keep it out of the tree."
+        )
+    name = dtype.name if dtype.kind in "biufc" and dtype.isnative else dtype.str
+    return Spec(shape, name, name)
+
+
+def _key_implementation(keys: Any) -> Any:
+    if isinstance(keys, jax.Array):
+        return jax.random.key_impl(keys)
+    found: list[Any] = []
+    jax.eval_shape(lambda traced: found.append(jax.random.key_impl(traced)), keys)
+    return found[0]
+
+
+def check_saveable(path: str, leaf: Any) -> None:
+    """Raises unless the values of a leaf can be read here and now."""
+    wrong = None
+    if isinstance(leaf, jax.core.Tracer):
+        wrong = "is being traced: save outside of `jax.jit`, `jax.vmap` and the like"
+    elif isinstance(leaf, jax.ShapeDtypeStruct):
+        wrong = "is a `jax.ShapeDtypeStruct`, which has no values: save the arrays themselves"
+    elif isinstance(leaf, jax.Array) and leaf.is_deleted():
+        wrong = "was deleted, most likely donated to a step: save the state that the step returned"
+    elif isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        wrong = "lies on the devices of other processes too: gather it here before saving"
+    if wrong is not None:
+        raise CheckpointError(f"The leaf {quoted(path)} {wrong}.")
+
+
+def to_storage(leaf: Any, spec: Spec) -> np.ndarray:
+    """What is written for a leaf that has a `storage`, on the host."""
+    if spec.dtype == "key":
+        return np.asarray(jax.random.key_data(leaf))
+    if type(leaf) in _PYTHON:
+        return np.asarray(leaf, spec.storage)
+    array = np.asarray(leaf)
+    return array if spec.storage == spec.dtype else array.view(np.dtype(spec.storage))
+
+
+def from_storage(stored: np.ndarray, like: Any) -> Any:
+    """The leaf that was stored, as the kind of leaf that stands in `like`: of the same spec."""
+    if type(like) in _PYTHON:
+        return stored.item()
+    if isinstance(like, (np.ndarray, np.generic)):
+        array = _with_dtype(stored, like.dtype)
+        return array[()] if isinstance(like, np.generic) else array
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_on_device(stored), impl=_key_implementation(like))
+    return _on_device(_with_dtype(stored, np.dtype(like.dtype)))
+
+
+def _with_dtype(stored: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    return stored if stored.dtype == dtype else stored.view(dtype)
+
+
+def _on_device(array: np.ndarray) -> jax.Array:
+    # 64 bits stay 64 bits, whatever the mode: `like` has them. And a copy, for a buffer that
+    # belongs to NumPy could not be donated.
+    with _enable_x64(True):
+        return jax.device_put(array, may_alias=False)
+
+
+def storage_like(tree: PyTree) -> PyTree:
+    """The `like` with which plain `eqx.tree_deserialise_leaves` reads the leaves of `tree`.
+
+    Leaves that NumPy's format cannot hold are unsigned integers in the file: typed keys their
+    data, float8 and 4-bit numbers their bits. Integers of more than 64 bits are not in the file
+    but in the manifest, and are strings here, which Equinox leaves as they are.
+
+    Args:
+        tree: The tree that was saved, or one like it.
+
+    Returns:
+        The same tree with those leaves replaced.
+
+    Example:
+        >>> treadle.save("model", model)
+        >>> like = storage_like(model)
+        >>> carriers = eqx.tree_deserialise_leaves("model/leaves-00000.eqx", like)
+    """
+    named, treedef = flatten_with_paths(tree)
+    return jtu.tree_unflatten(treedef, [_stored_like(path, leaf) for path, leaf in named])
+
+
+def _stored_like(path: str, leaf: Any) -> Any:
+    spec = spec_of(path, leaf)
+    if spec is None or spec.storage is None:
+        return str(leaf) if eqx.is_array_like(leaf) else leaf
+    if spec.dtype == "key":
+        return jax.eval_shape(jax.random.key_data, leaf)
+    if spec.storage == spec.dtype or type(leaf) in _PYTHON:
+        return leaf
+    if isinstance(leaf, np.generic):
+        return np.dtype(spec.storage).type(0)
+    if isinstance(leaf, np.ndarray):
+        return np.empty(spec.shape, spec.storage)
+    return jax.ShapeDtypeStruct(spec.shape, spec.storage)
