@@ -1,6 +1,7 @@
 """The parent's side: a fresh Python process on a terminal of its own."""
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -87,10 +88,9 @@ class Worker:
 
     def close(self) -> None:
         """Ends the process."""
-        try:
+        # It may have died already, and `receive` has told.
+        with contextlib.suppress(BrokenPipeError):
             self._sink.close()
-        except BrokenPipeError:  # It has died already, and `receive` has told.
-            pass
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

@@ -19,9 +19,7 @@ def entries(names: Sequence[str], options: Options) -> tuple[list[Contender], di
     """
     unknown = sorted(set(options.only) - set(CONTENDERS))
     if unknown:
-        raise ValueError(
-            f"`--only` names {', '.join(unknown)}; there are {', '.join(CONTENDERS)}."
-        )
+        raise ValueError(f"`--only` names {', '.join(unknown)}; there are {', '.join(CONTENDERS)}.")
     taking_part, skipped = [], {}
     for contender in (CONTENDERS[name] for name in (options.only or names)):
         missing = contender.missing()

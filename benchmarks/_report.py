@@ -7,6 +7,7 @@ from rich.console import Console
 
 from . import _machine
 from ._table import Table, goals_table, to_markdown, to_rich
+from .contenders import CONTENDERS
 from .measures import MEASURES
 
 _MARKS = "<!-- benchmarks: {name} -->", "<!-- end of benchmarks: {name} -->"
@@ -41,18 +42,30 @@ def _section(name: str, result: dict) -> str:
     return "\n\n".join([*parts, f"Measured {_machine.sentence(result)}"])
 
 
+def contenders() -> str:
+    """Who the contenders are, as a page would have it."""
+    lines = ["| contender | what it is |", "| :--- | :--- |"]
+    return "\n".join([*lines, *(f"| {c.name} | {c.about} |" for c in CONTENDERS.values())])
+
+
 def into_docs(result: dict, page: pathlib.Path) -> None:
-    """Renews what lies between a page's marks, for each benchmark of the result.
+    """Renews what lies between a page's marks: the contenders, and each benchmark of the result.
 
     Raises:
         ValueError: If the page has no marks for one of them.
     """
-    text = page.read_text()
-    for name in result["benchmarks"]:
-        begin, end = (mark.format(name=name) for mark in _MARKS)
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        section = f"{begin}\n\n{_section(name, result)}\n\n{end}"
-        text, count = pattern.subn(lambda _, section=section: section, text)
-        if count != 1:
-            raise ValueError(f"{page} must have one {begin} … {end}; it has {count}.")
-    page.write_text(text)
+    text = page.read_text(encoding="utf-8")
+    sections = {"contenders": contenders()}
+    sections |= {name: _section(name, result) for name in result["benchmarks"]}
+    for name, section in sections.items():
+        text = _renewed(text, name, section)
+    page.write_text(text, encoding="utf-8")
+
+
+def _renewed(text: str, name: str, section: str) -> str:
+    begin, end = (mark.format(name=name) for mark in _MARKS)
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    text, count = pattern.subn(lambda _: f"{begin}\n\n{section}\n\n{end}", text)
+    if count != 1:
+        raise ValueError(f"The page must have one {begin} … {end}; it has {count}.")
+    return text

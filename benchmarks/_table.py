@@ -44,7 +44,7 @@ def number(value: float) -> str:
 def with_range(spread: Spread) -> str:
     """A median and, where it says more, the range it comes from."""
     low, high = number(spread.low), number(spread.high)
-    return number(spread.median) if low == high else f"{number(spread.median)} ({low}–{high})"
+    return number(spread.median) if low == high else f"{number(spread.median)} ({low}-{high})"
 
 
 def goals_table(goals: Iterable[Goal]) -> Table:

@@ -33,14 +33,20 @@ def run(loss, model=None, batch=None, **options):
     [
         (lambda m, e: m * e, r"The loss has shape \(3,\), not \(\)\. The loss function sees one"),
         (lambda m, e: 3, "The loss has dtype int32, which is not a float"),
-        (lambda m, e: jnp.sum(m * e).astype(jnp.complex64), "which is complex: return a real number"),
+        (
+            lambda m, e: jnp.sum(m * e).astype(jnp.complex64),
+            "which is complex: return a real number",
+        ),
         (lambda m, e: None, "returned None of type NoneType.*Does it end in `return loss`"),
         (lambda m, e: (jnp.sum(m), {}, 1), "returned a tuple of 3"),
         (lambda m, e: (jnp.sum(m), jnp.ones(2)), "aux of the loss is a .*return a dictionary"),
         (lambda m, e: (jnp.sum(m), {"name": "x"}), "`name` .='x'. is a str, not an array"),
         (lambda m, e: (jnp.sum(m), {"none": None}), "`none` .=None. is a NoneType"),
         (lambda m, e: (jnp.sum(m), {"a": m}), r"`a` has shape \(3,\).*treadle\.Sum"),
-        (lambda m, e: (jnp.sum(m), {"loss": 1.0}), "entry 'loss': the names 'loss' and 'grad_norm'"),
+        (
+            lambda m, e: (jnp.sum(m), {"loss": 1.0}),
+            "entry 'loss': the names 'loss' and 'grad_norm'",
+        ),
         (lambda m, e: (jnp.sum(m), {"z": 1j}), "`z` has dtype complex64"),
         (lambda m, e: treadle.Sum(jnp.sum(m)), r"The loss is a `treadle\.Sum`"),
         (
@@ -55,7 +61,7 @@ def test_losses(returned, message):
 
 
 def test_batched_loss_is_told_to_reduce():
-    with pytest.raises(treadle.LossError, match="it must reduce the batch itself"):
+    with pytest.raises(treadle.LossError, match=r"it must reduce the batch itself"):
         run(lambda m, batch, key: jnp.sum(batch * m[None], axis=1), batched=True)
 
 
@@ -86,28 +92,28 @@ def test_accumulate_divides():
 
 @pytest.mark.parametrize("accumulate", [0, -1, 2.0, True, "2"])
 def test_accumulate_is_a_count(accumulate):
-    with pytest.raises(treadle.ArgumentValueError, match="`accumulate` .*at least 1"):
+    with pytest.raises(treadle.ArgumentValueError, match=r"`accumulate` .*at least 1"):
         treadle.TrainStep(loss_fn, optax.sgd(0.1), accumulate=accumulate)
 
 
 def test_no_trainable_leaves():
-    with pytest.raises(treadle.TreeError, match="has no trainable leaves: it holds no arrays"):
+    with pytest.raises(treadle.TreeError, match=r"has no trainable leaves: it holds no arrays"):
         run(lambda m, e, k: jnp.sum(m * e), model={"n": jnp.arange(3)})
-    with pytest.raises(treadle.TreeError, match="of its 1 arrays of floats.*chooses none"):
+    with pytest.raises(treadle.TreeError, match=r"of its 1 arrays of floats.*chooses none"):
         run(lambda m, e, k: jnp.sum(m * e), trainable=lambda leaf: False)
 
 
 def test_globs_that_match_nothing(model):
-    with pytest.raises(treadle.TreeError, match="'frist/weight' matches none.*'first/weight'"):
+    with pytest.raises(treadle.TreeError, match=r"'frist/weight' matches none.*'first/weight'"):
         run(loss_fn, model=model, trainable="frist/weight")
     with pytest.raises(treadle.TreeError, match=r"It is a subtree: write 'first/\*\*'"):
         run(loss_fn, model=model, trainable=("last/**", "first"))
 
 
 def test_masks_that_do_not_fit(model):
-    with pytest.raises(treadle.TreeError, match="does not fit the model"):
+    with pytest.raises(treadle.TreeError, match=r"does not fit the model"):
         run(loss_fn, model=model, trainable={"first": True})
-    with pytest.raises(treadle.ArgumentTypeError, match="`trainable` holds 3"):
+    with pytest.raises(treadle.ArgumentTypeError, match=r"`trainable` holds 3"):
         run(loss_fn, model=model, trainable=3)
 
 
@@ -126,40 +132,40 @@ def test_what_is_no_key(model, key):
 
 def test_several_keys(model):
     step = treadle.TrainStep(loss_fn, optax.sgd(0.1))
-    with pytest.raises(treadle.ArgumentValueError, match="array of 2 keys"):
+    with pytest.raises(treadle.ArgumentValueError, match=r"array of 2 keys"):
         step.init(model, key=jax.random.split(jax.random.key(0)))
     with pytest.raises(treadle.ArgumentTypeError, match=r"an array float32\[2\]"):
         step.init(model, key=jnp.ones(2))
 
 
 def test_arity():
-    with pytest.raises(treadle.ArgumentTypeError, match="called as loss_fn.model, example, key"):
+    with pytest.raises(treadle.ArgumentTypeError, match=r"called as loss_fn.model, example, key"):
         treadle.TrainStep(lambda model, example: 0.0, optax.sgd(0.1))
-    with pytest.raises(treadle.ArgumentTypeError, match="called as loss_fn.model, batch, key"):
+    with pytest.raises(treadle.ArgumentTypeError, match=r"called as loss_fn.model, batch, key"):
         treadle.TrainStep(lambda m, b, k, extra: 0.0, optax.sgd(0.1), batched=True)
-    with pytest.raises(treadle.ArgumentTypeError, match="is a int, not a function"):
+    with pytest.raises(treadle.ArgumentTypeError, match=r"is a int, not a function"):
         treadle.TrainStep(3, optax.sgd(0.1))
-    with pytest.raises(treadle.ArgumentTypeError, match="called as metric_fn.model, example"):
+    with pytest.raises(treadle.ArgumentTypeError, match=r"called as metric_fn.model, example"):
         treadle.EvalStep(lambda model: {})
 
 
 def test_args_without_a_parameter(model, state):
     step = treadle.TrainStep(loss_fn, optax.sgd(0.1))
-    with pytest.raises(treadle.ArgumentTypeError, match="has no parameter `args`"):
+    with pytest.raises(treadle.ArgumentTypeError, match=r"has no parameter `args`"):
         step(state, make_batch(), args=1.0)
 
 
 def test_words_and_states(model):
-    with pytest.raises(treadle.ArgumentValueError, match="'explode'.*'raise', 'skip', 'ignore'"):
+    with pytest.raises(treadle.ArgumentValueError, match=r"'explode'.*'raise', 'skip', 'ignore'"):
         treadle.TrainStep(loss_fn, optax.sgd(0.1), nonfinite="explode")
     step = treadle.TrainStep(loss_fn, optax.sgd(0.1))
-    with pytest.raises(treadle.ArgumentTypeError, match="`state` is a Net, not a `TrainState`"):
+    with pytest.raises(treadle.ArgumentTypeError, match=r"`state` is a Net, not a `TrainState`"):
         step(model, make_batch())
 
 
 def test_state_of_another_optimizer(model, state):
     step = treadle.TrainStep(loss_fn, optax.adam(0.1))
-    with pytest.raises(treadle.TreeError, match="`opt_state` does not fit.*step.init"):
+    with pytest.raises(treadle.TreeError, match=r"`opt_state` does not fit.*step.init"):
         step(state, make_batch())
 
 
@@ -167,7 +173,7 @@ def test_state_of_another_model(model):
     step = treadle.TrainStep(loss_fn, optax.adam(0.1))
     small = step.init(model, key=jax.random.key(0))
     large = step.init(Net(jax.random.key(0), width=9), key=jax.random.key(0))
-    with pytest.raises(treadle.TreeError, match="'0/mu/first/weight' has shape"):
+    with pytest.raises(treadle.TreeError, match=r"'0/mu/first/weight' has shape"):
         small.replace(opt_state=large.opt_state)
 
 
@@ -175,7 +181,7 @@ def test_unhashable_static_leaf():
     class Odd:
         __hash__ = None
 
-    with pytest.raises(treadle.ArgumentTypeError, match="'odd'.*neither an array nor hashable"):
+    with pytest.raises(treadle.ArgumentTypeError, match=r"'odd'.*neither an array nor hashable"):
         run(lambda m, e, k: jnp.sum(m["w"] * e), model={"w": jnp.ones(3), "odd": Odd()})
 
 
@@ -185,7 +191,7 @@ def test_error_in_the_loss_leaves_the_state_alive(model):
 
     step = treadle.TrainStep(broken, optax.sgd(0.1))
     state = step.init(model, key=jax.random.key(0))
-    with pytest.raises(ZeroDivisionError, match="mine"):
+    with pytest.raises(ZeroDivisionError, match=r"mine"):
         step(state, make_batch())
     assert not state.is_consumed
     assert step.compilations == ()
@@ -213,5 +219,5 @@ def test_checks_of_equinox_reach_the_user(getkey):
     def loss(model, example, key):
         return eqx.error_if(jnp.sum(model * example), example[0] > 0, "mine: positive")
 
-    with pytest.raises(Exception, match="mine: positive"):
+    with pytest.raises(Exception, match=r"mine: positive"):
         jax.block_until_ready(run(loss))

@@ -20,7 +20,9 @@ from tests.helpers import Net, assert_same, loss_fn, make_batch
 from treadle.callbacks import _metrics
 
 STEP = treadle.TrainStep(loss_fn, optax.adamw(1e-2))
-EVAL = treadle.EvalStep(lambda model, example: {"accuracy": jnp.argmax(model(example[0])) == example[1]})
+EVAL = treadle.EvalStep(
+    lambda model, example: {"accuracy": jnp.argmax(model(example[0])) == example[1]}
+)
 MODEL = Net(jax.random.key(1))
 
 
@@ -142,7 +144,7 @@ def test_state_is_there_on_every_and_nowhere_else():
     with pytest.raises(treadle.StateUnavailableError, match=r"after step 3.*`every` \(=2\)"):
         fit(callbacks=[Do(lambda ctx: ctx.state, at=3, every=2)])
     kept = []
-    with pytest.raises(treadle.StateUnavailableError, match="after step 4"):
+    with pytest.raises(treadle.StateUnavailableError, match=r"after step 4"):
         fit(callbacks=[Do(kept.append, at=4, every=4), Do(lambda ctx: kept[0].state, at=5)])
 
 
@@ -248,18 +250,18 @@ def test_early_stopping_directions_and_deltas():
     assert run([1, 2, 3, 4], mode="min", patience=2) == 3
     assert run([1, 0.9, 0.8, 0.7], mode="min", patience=1, min_delta=0.5) == 2
     assert run([1, math.nan, math.nan, 2], mode="max", patience=2) == 3
-    with pytest.raises(treadle.ArgumentValueError, match="'y'.*not among the evaluation's.*'x'"):
+    with pytest.raises(treadle.ArgumentValueError, match=r"'y'.*not among the evaluation's.*'x'"):
         fit(
             callbacks=[treadle.callbacks.EarlyStopping("y", mode="min")],
             eval=lambda state: {"x": 1.0},
         )
-    with pytest.raises(treadle.ArgumentValueError, match="must be 'min' or 'max'"):
+    with pytest.raises(treadle.ArgumentValueError, match=r"must be 'min' or 'max'"):
         treadle.callbacks.EarlyStopping("y", mode="up")
 
 
 def test_nonfinite_is_raised_at_the_end_and_not_saved(tmp_path):
     data = [*batches()[:3], (np.full((8, 6), np.nan, np.float32), make_batch()[1])]
-    with pytest.raises(treadle.NonFiniteError, match="step 3 is NaN"):
+    with pytest.raises(treadle.NonFiniteError, match=r"step 3 is NaN"):
         fit(data=data, num_steps=4, run=tmp_path, checkpoint_every=2)
     assert treadle.Checkpointer(tmp_path / "checkpoints").steps() == [2]
 
@@ -275,7 +277,7 @@ def test_errors_reach_callbacks_and_the_user(tmp_path):
         yield from batches()[:4]
         raise OSError("the disk is gone")
 
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(OSError, match=r"the disk is gone"):
         fit(data=broken(), callbacks=[Told()], run=tmp_path, log_every=1)
     assert told == [(4, OSError)]
     rows = treadle.track.read_jsonl(tmp_path / "metrics.jsonl")
@@ -302,13 +304,13 @@ def test_run_folder(tmp_path):
 
 def test_resume_refuses_what_it_would_mix_up(tmp_path):
     fit(run=tmp_path, num_steps=4)
-    with pytest.raises(treadle.ArgumentValueError, match="up to step 4, but `resume=False`"):
+    with pytest.raises(treadle.ArgumentValueError, match=r"up to step 4, but `resume=False`"):
         fit(run=tmp_path, resume=False)
     ahead, _ = fit(num_steps=6)
-    with pytest.raises(treadle.ArgumentValueError, match="the state is already at step 6"):
+    with pytest.raises(treadle.ArgumentValueError, match=r"the state is already at step 6"):
         fit(ahead, run=tmp_path)
     other = treadle.TrainStep(loss_fn, optax.adamw(1e-2))
-    with pytest.raises(treadle.CheckpointError, match="model/first/weight"):
+    with pytest.raises(treadle.CheckpointError, match=r"model/first/weight"):
         treadle.fit(
             other,
             other.init(Net(jax.random.key(0), width=9), key=jax.random.key(0)),
@@ -335,7 +337,7 @@ def test_plain_data_is_skipped_with_one_notice(tmp_path, capsys, caplog):
     rest = batches()[8:]
     state, _ = fit(run=tmp_path, data=rest, num_steps=10, skip_data=False)
     assert_same(state, fit(num_steps=10)[0])
-    with pytest.raises(treadle.DataError, match="ended after 3 batches.*written after 10"):
+    with pytest.raises(treadle.DataError, match=r"ended after 3 batches.*written after 10"):
         fit(run=tmp_path, data=iter(batches()[:3]), num_steps=12)
 
 
@@ -404,7 +406,7 @@ def test_throughput_and_time_split():
     assert throughput.flops_per_second == pytest.approx(100 * throughput.steps_per_second)
     assert set(split.seconds) == {"data", "step", "eval", "save", "other"}
     assert str(split).count("\n") == 4
-    with pytest.raises(treadle.ArgumentValueError, match="`flops`"):
+    with pytest.raises(treadle.ArgumentValueError, match=r"`flops`"):
         treadle.callbacks.Throughput(flops=-1)
 
 
@@ -412,7 +414,7 @@ def test_profiler_window(tmp_path):
     profiler = treadle.callbacks.Profiler(tmp_path, start=2, steps=2)
     fit(callbacks=[profiler])
     assert list(tmp_path.rglob("*.xplane.pb"))
-    with pytest.raises(treadle.ArgumentValueError, match="must be at least 1"):
+    with pytest.raises(treadle.ArgumentValueError, match=r"must be at least 1"):
         treadle.callbacks.Profiler(tmp_path, start=0)
 
 

@@ -78,7 +78,7 @@ CONTENDERS = {
             'hand-written, `eqx.filter_jit(donate="all")`',
             function="build_donated",
         ),
-        Contender("linen", "flax_linen", "Flax Linen, `TrainState` under `jax.jit`", requires=_FLAX),
+        Contender("linen", "flax_linen", "Flax Linen's `TrainState` in `jax.jit`", requires=_FLAX),
         Contender(
             "linen-donated",
             "flax_linen",

@@ -51,7 +51,7 @@ class EquinoxLoop(Run):
     def run(self, num_steps: int) -> None:
         model, opt_state, key, step = self.model, self.opt_state, self.key, self.step
         for inputs, labels in _configs.stream(self.batches, num_steps):
-            model, opt_state, key, loss, accuracy = step(model, opt_state, key, inputs, labels)
+            model, opt_state, key, _loss, _accuracy = step(model, opt_state, key, inputs, labels)
         jax.block_until_ready((eqx.filter(model, eqx.is_array), opt_state))
         self.model, self.opt_state, self.key = model, opt_state, key
 

@@ -41,7 +41,7 @@ class LinenLoop(Run):
     def run(self, num_steps: int) -> None:
         state, key, step = self.state, self.key, self.step
         for inputs, labels in _configs.stream(self.batches, num_steps):
-            state, loss, accuracy = step(state, key, inputs, labels)
+            state, _loss, _accuracy = step(state, key, inputs, labels)
         self.state = jax.block_until_ready(state)
 
     def loss(self) -> float:

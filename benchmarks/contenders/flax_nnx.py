@@ -53,7 +53,7 @@ class NnxLoop(Run):
     def run(self, num_steps: int) -> None:
         step = self.step
         for inputs, labels in _configs.stream(self.batches, num_steps):
-            loss, accuracy = step(inputs, labels)
+            _loss, _accuracy = step(inputs, labels)
         jax.block_until_ready(jax.tree.leaves((nnx.state(self.model), nnx.state(self.optimizer))))
 
     def loss(self) -> float:
@@ -78,7 +78,7 @@ class NnxSplit(Run):
     def run(self, num_steps: int) -> None:
         state, step = self.state, self.step
         for inputs, labels in _configs.stream(self.batches, num_steps):
-            state, loss, accuracy = step(state, inputs, labels)
+            state, _loss, _accuracy = step(state, inputs, labels)
         self.state = jax.block_until_ready(state)
 
     def loss(self) -> float:

@@ -98,7 +98,7 @@ def full_program(flat: Flat, keys: Literal["example", "batch"] = "example") -> P
         params, moments, seed, step = flat.split(leaves)
         compute = jax.value_and_grad(mean_loss, has_aux=True)
         (loss, accuracy), grads = compute(params, inputs, labels, flat.step_key(seed, step))
-        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": loss, "accuracy": accuracy, "grad_norm": optax.tree.norm(grads)}
         params, moments = flat.update(params, moments, grads)
         return [*params, *moments, seed, step + 1], metrics
 
@@ -141,7 +141,7 @@ class Floor(Run):
     def run(self, num_steps: int) -> None:
         leaves, program = self.leaves, self.program
         for inputs, labels in _configs.stream(self.batches, num_steps):
-            leaves, metrics = program(leaves, inputs, labels)
+            leaves, _metrics = program(leaves, inputs, labels)
         self.leaves = jax.block_until_ready(leaves)
 
     def loss(self) -> float:

@@ -27,7 +27,7 @@ class ScanFloor(Run):
         leaves, program = self.leaves, self.program
         for _ in range(num_steps // STEPS_PER_CALL):
             inputs, labels = self.ready or _configs.stacked(self.batches)
-            leaves, metrics = program(leaves, inputs, labels)
+            leaves, _metrics = program(leaves, inputs, labels)
         self.leaves = jax.block_until_ready(leaves)
 
     def loss(self) -> float:

@@ -38,7 +38,7 @@ class HaikuLoop(Run):
     def run(self, num_steps: int) -> None:
         params, opt_state, key, step = self.params, self.opt_state, self.key, self.step
         for inputs, labels in _configs.stream(self.batches, num_steps):
-            params, opt_state, key, loss, accuracy = step(params, opt_state, key, inputs, labels)
+            params, opt_state, key, _loss, _accuracy = step(params, opt_state, key, inputs, labels)
         self.params, self.opt_state, self.key = jax.block_until_ready((params, opt_state, key))
 
     def loss(self) -> float:

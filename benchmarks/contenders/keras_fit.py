@@ -4,12 +4,12 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"
 
-import keras  # noqa: E402  (the backend is chosen before the import)
+import keras  # The backend is chosen before the import.
 
-from .. import _configs  # noqa: E402
-from .._configs import Config  # noqa: E402
-from ..models import _keras  # noqa: E402
-from ._base import Run  # noqa: E402
+from .. import _configs
+from .._configs import Config
+from ..models import _keras
+from ._base import Run
 
 
 class KerasFit(Run):

@@ -49,9 +49,7 @@ class LightningFit(Run):
         warnings.filterwarnings("ignore", module="lightning")
         self.module = Module(_torch.model(config, _configs.weights(config)), logged)
         self.batches = _configs.batches(config)
-        self.tensors = [
-            (torch.from_numpy(x), torch.from_numpy(y).long()) for x, y in self.batches
-        ]
+        self.tensors = [(torch.from_numpy(x), torch.from_numpy(y).long()) for x, y in self.batches]
         self.logged = logged
 
     def run(self, num_steps: int) -> None:

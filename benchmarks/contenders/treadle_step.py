@@ -47,7 +47,7 @@ class StepLoop(Run):
     def run(self, num_steps: int) -> None:
         state, step = self.state, self.step
         for batch in _configs.stream(self.batches, num_steps):
-            state, metrics = step(state, batch)
+            state, _metrics = step(state, batch)
         self.state = jax.block_until_ready(state)
 
     def loss(self) -> float:
@@ -67,7 +67,7 @@ class ScanLoop(Run):
     def run(self, num_steps: int) -> None:
         state, scan = self.state, self.step.scan
         for _ in range(num_steps // STEPS_PER_CALL):
-            state, metrics = scan(state, self.ready)
+            state, _metrics = scan(state, self.ready)
         self.state = jax.block_until_ready(state)
 
     def loss(self) -> float:

@@ -36,11 +36,15 @@ def step_times(name: str, collecting: bool, steps: int) -> dict:
     """
     run = CONTENDERS[name].build(DEEP)
     run.run(WARM_UP)
-    if not collecting:
-        gc.disable()
     collector = Collector()
     gc.callbacks.append(collector)
-    times = _TIMED[name](run, steps)
+    try:
+        if not collecting:
+            gc.disable()
+        times = _TIMED[name](run, steps)
+    finally:
+        gc.enable()
+        gc.callbacks.remove(collector)
     milliseconds = 1e3 * np.diff(times)
     return {
         "p50_ms": float(np.percentile(milliseconds, 50)),
@@ -55,7 +59,7 @@ def step_times(name: str, collecting: bool, steps: int) -> dict:
 def _floor(run: Run, steps: int) -> list[float]:
     leaves, program, times = run.leaves, run.program, []
     for inputs, labels in _configs.stream(run.batches, steps):
-        leaves, metrics = program(leaves, inputs, labels)
+        leaves, _metrics = program(leaves, inputs, labels)
         times.append(time.perf_counter())
     run.leaves = jax.block_until_ready(leaves)
     return times
@@ -64,7 +68,7 @@ def _floor(run: Run, steps: int) -> list[float]:
 def _equinox(run: Run, steps: int) -> list[float]:
     model, opt_state, key, step, times = run.model, run.opt_state, run.key, run.step, []
     for inputs, labels in _configs.stream(run.batches, steps):
-        model, opt_state, key, loss, accuracy = step(model, opt_state, key, inputs, labels)
+        model, opt_state, key, _loss, _accuracy = step(model, opt_state, key, inputs, labels)
         times.append(time.perf_counter())
     jax.block_until_ready(eqx.filter((model, opt_state), eqx.is_array))
     run.model, run.opt_state, run.key = model, opt_state, key
@@ -74,7 +78,7 @@ def _equinox(run: Run, steps: int) -> list[float]:
 def _step(run: Run, steps: int) -> list[float]:
     state, step, times = run.state, run.step, []
     for batch in _configs.stream(run.batches, steps):
-        state, metrics = step(state, batch)
+        state, _metrics = step(state, batch)
         times.append(time.perf_counter())
     run.state = jax.block_until_ready(state)
     return times

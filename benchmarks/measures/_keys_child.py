@@ -92,7 +92,7 @@ def _floor(key: jax.Array, way: str) -> tuple[Call, int]:
     def call() -> None:
         leaves = state.pop()
         for inputs, labels in batches:
-            leaves, metrics = program(leaves, inputs, labels)
+            leaves, _metrics = program(leaves, inputs, labels)
         state.append(jax.block_until_ready(leaves))
 
     return call, len(batches)
@@ -126,7 +126,7 @@ def _treadle(key: jax.Array, way: str) -> tuple[Call, int]:
     def call() -> None:
         state = states.pop()
         for batch in batches:
-            state, metrics = step(state, batch)
+            state, _metrics = step(state, batch)
         states.append(jax.block_until_ready(state))
 
     return call, len(batches)

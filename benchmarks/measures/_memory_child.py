@@ -82,7 +82,7 @@ def _floor(owned: list, config: Config, batches: list) -> None:
     leaves, flat.leaves = flat.leaves, []
     program = jax.jit(floor.full_program(flat), donate_argnums=0)
     for inputs, labels in _configs.stream(batches, _STEPS):
-        leaves, metrics = program(leaves, inputs, labels)
+        leaves, _metrics = program(leaves, inputs, labels)
     jax.block_until_ready(leaves)
 
 
@@ -107,7 +107,7 @@ def _equinox_loop(owned: list, config: Config, batches: list, donate: str) -> No
     opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
     key = jax.random.key(0)
     for inputs, labels in _configs.stream(batches, _STEPS):
-        model, opt_state, key, loss, accuracy = step(model, opt_state, key, inputs, labels)
+        model, opt_state, key, _loss, _accuracy = step(model, opt_state, key, inputs, labels)
     jax.block_until_ready(eqx.filter((model, opt_state), eqx.is_array))
 
 

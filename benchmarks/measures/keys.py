@@ -11,8 +11,8 @@ TITLE = "Per-example keys"
 
 _CHILD = "benchmarks.measures._keys_child:times"
 _SUBJECTS = {
-    "draw-256": "dropout alone, 128 × 256",
-    "draw-4096": "dropout alone, 128 × 4,096",
+    "draw-256": "dropout alone, 128 by 256",
+    "draw-4096": "dropout alone, 128 by 4,096",
     "floor": "the floor's whole step, ref",
     "treadle": "treadle's whole step, ref",
 }

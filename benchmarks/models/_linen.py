@@ -44,11 +44,13 @@ class Transformer(nn.Module):
 
 
 def _dense(weights: Weights, name: str) -> dict:
-    return {"kernel": jnp.array(weights[f"{name}/weight"].T), "bias": jnp.array(weights[f"{name}/bias"])}
+    weight, bias = weights[f"{name}/weight"], weights[f"{name}/bias"]
+    return {"kernel": jnp.array(weight.T), "bias": jnp.array(bias)}
 
 
 def _norm(weights: Weights, name: str) -> dict:
-    return {"scale": jnp.array(weights[f"{name}/weight"]), "bias": jnp.array(weights[f"{name}/bias"])}
+    weight, bias = weights[f"{name}/weight"], weights[f"{name}/bias"]
+    return {"scale": jnp.array(weight), "bias": jnp.array(bias)}
 
 
 def _attention(config: Config, weights: Weights, name: str) -> dict:

@@ -11,9 +11,7 @@ from .._configs import NUM_CLASSES, Config, Weights
 class MLP(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(a, b) for a, b in itertools.pairwise(config.sizes)]
-        )
+        self.layers = nn.ModuleList([nn.Linear(a, b) for a, b in itertools.pairwise(config.sizes)])
         self.dropout = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
 
     def forward(self, x):

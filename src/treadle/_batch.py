@@ -45,7 +45,7 @@ def num_examples(batch: Batch, name: str = "batch") -> int:
         listed = ", ".join(f"{path!r}: {size}" for path, size in sizes.items())
         raise BatchError(
             f"The leaves of `{name}` differ in their leading size ({listed}): axis 0 counts the "
-            f"examples, so it must be the same for all. What is not per example goes through `args`."
+            f"examples, so it must be the same for all. The rest goes through `args`."
         )
     size = next(iter(sizes.values()))
     if size == 0:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import warnings
+from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache as _jax_cache
@@ -53,8 +54,10 @@ def ensure_compilation_cache() -> None:
     if _switched_on:
         return
     _switched_on = True
+    config: Any = jax.config  # Its options are not in JAX's type stubs.
     choice = os.environ.get("TREADLE_CACHE", "")
-    if choice.lower() in ("off", "0", "false", "no") or jax.config.jax_compilation_cache_dir:
+    stopped = choice.lower() in ("off", "0", "false", "no")
+    if stopped or config.jax_compilation_cache_dir:
         return
     folder = choice or _default_folder()
     try:

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ._custom_types import Args, Batch, Metrics
 from ._diagnose import Signature
@@ -95,9 +96,7 @@ def measure(
     peak = aliased = temporary = None
     if memory is not None:
         temporary, aliased = memory.temp_size_in_bytes, memory.alias_size_in_bytes
-        peak = (
-            memory.argument_size_in_bytes + memory.output_size_in_bytes + temporary - aliased
-        )
+        peak = memory.argument_size_in_bytes + memory.output_size_in_bytes + temporary - aliased
     return Compiled(
         flops=cost.get("flops"),
         bytes_accessed=cost.get("bytes accessed"),
@@ -112,6 +111,6 @@ def measure(
 
 
 def _nbytes(leaf: Any) -> int:
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return leaf.size * leaf.dtype.itemsize

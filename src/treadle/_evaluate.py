@@ -41,7 +41,9 @@ class EvalStep:
         {'accuracy': 0.98}
     """
 
-    def __init__(self, metric_fn: Door[MetricFn], *, batched: bool = False, axis_name: str = "batch"):
+    def __init__(
+        self, metric_fn: Door[MetricFn], *, batched: bool = False, axis_name: str = "batch"
+    ):
         require_signature(metric_fn, "metric_fn", ("model", "batch" if batched else "example"))
         self._metric_fn = metric_fn
         self._batched = batched
@@ -77,9 +79,7 @@ class EvalStep:
         model = eqx.nn.inference_mode(packed.unpack())
         if self._batched:
             return self._figures(model, batch, jnp.float32(num_examples(batch)))
-        mapped = eqx.filter_vmap(
-            self._figures, in_axes=(None, 0, 0), axis_name=self._axis_name
-        )
+        mapped = eqx.filter_vmap(self._figures, in_axes=(None, 0, 0), axis_name=self._axis_name)
         totals = mapped(model, batch, weights)
         return {name: reduce_examples(total) for name, total in totals.items()}
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from ._batch import microbatch, num_examples
 from ._custom_types import Args, Batch, LossFn
 from ._diagnose import slow_in_a_loop
 from ._errors import ArgumentValueError
-from ._batch import microbatch, num_examples
 from ._loss import loss_totals
 from ._weighted import Total, figure, inverse_weight
 
@@ -58,9 +58,7 @@ class LossOfBatch(NamedTuple):
             # The place in the global batch: the draws do not depend on `accumulate`.
             key = self.key
             indices = jnp.arange(num_examples(part)) * spec.accumulate + index
-        return loss_totals(
-            spec.loss_fn, model, part, key, indices, self.args, spec.axis_name
-        )
+        return loss_totals(spec.loss_fn, model, part, key, indices, self.args, spec.axis_name)
 
     def value(self, trainable: PyTree) -> jax.Array:
         """The loss over all microbatches: what a line search evaluates."""

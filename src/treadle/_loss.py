@@ -133,8 +133,8 @@ def flatten_aux(aux: Any, what: str) -> dict[str, Any]:
     """
     if not isinstance(aux, Mapping):
         raise LossError(
-            f"{what[0].upper()}{what[1:]} is a {type(aux).__name__} (={aux!r}): return a dictionary "
-            f"of names to numbers, such as {{'accuracy': correct}}."
+            f"{what[0].upper()}{what[1:]} is a {type(aux).__name__} (={aux!r}): return a "
+            f"dictionary of names to numbers, such as {{'accuracy': correct}}."
         )
     entries, _ = jax.tree_util.tree_flatten_with_path(
         dict(aux), is_leaf=lambda x: x is None or isinstance(x, (Weighted, Sum))
@@ -160,8 +160,12 @@ def _loss_total(loss: Any, hint: str) -> Total:
         raise LossError(f"The loss has shape {array.shape}, not (). {hint}")
     if not jnp.issubdtype(array.dtype, jnp.floating):
         kind = "complex" if jnp.issubdtype(array.dtype, jnp.complexfloating) else "not a float"
-        cure = "return a real number, such as `jnp.abs(loss)`" if kind == "complex" else (
-            "it has no gradient. Return what it was computed from, before any `argmax` or `==`"
+        cure = (
+            "return a real number, such as `jnp.abs(loss)`"
+            if kind == "complex"
+            else (
+                "it has no gradient. Return what it was computed from, before any `argmax` or `==`"
+            )
         )
         raise LossError(f"The loss has dtype {array.dtype}, which is {kind}: {cure}.")
     return as_total("loss", loss)

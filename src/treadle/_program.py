@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from ._batch import is_batch_leaf
 from ._custom_types import Args, Batch, Flag, Metrics
 from ._errors import TreeError
-from ._batch import is_batch_leaf
 from ._gradient import Gradient, LossOfBatch, LossSpec, require_divisible
 from ._random import step_key
 from ._state import Parts
@@ -52,8 +52,9 @@ class _user_promotion:
     """The modes that were on before `optax_promotion`, for the loss that a line search calls."""
 
     def __init__(self) -> None:
-        self._dtype = jax.config.jax_numpy_dtype_promotion
-        self._rank = jax.config.jax_numpy_rank_promotion
+        config: Any = jax.config  # Its options are not in JAX's type stubs.
+        self._dtype = config.jax_numpy_dtype_promotion
+        self._rank = config.jax_numpy_rank_promotion
 
     def __call__(self, function: Any) -> Any:
         def wrapped(*args: Any) -> Any:
@@ -71,9 +72,7 @@ def init_faults() -> jax.Array:
     return jnp.full((2,), NO_FAULT, jnp.int32)
 
 
-def advance(
-    spec: StepSpec, parts: Parts, batch: Batch, args: Args | None
-) -> tuple[Parts, Metrics]:
+def advance(spec: StepSpec, parts: Parts, batch: Batch, args: Args | None) -> tuple[Parts, Metrics]:
     """One step.
 
     Returns:

@@ -33,7 +33,7 @@ def as_key(key: object, name: str = "key") -> PRNGKey:
     """
     if isinstance(key, (jax.Array, np.ndarray)):
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-            typed = key
+            typed = jnp.asarray(key)
         elif key.dtype == np.uint32 and key.ndim == 1:
             typed = jax.random.wrap_key_data(jnp.asarray(key))
         else:

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ._custom_types import Model, PRNGKey
@@ -43,7 +44,7 @@ class _Part(NamedTuple):
     `True` are equal and do not compile to the same program.
     """
 
-    treedef: jtu.PyTreeDef
+    treedef: Any
     slots: tuple[int | None, ...]
     static: tuple[Any, ...]
     types: tuple[type, ...]
@@ -289,7 +290,7 @@ for _node in (TrainState, Bundle):
 
 
 def _is_deleted(leaf: jax.Array) -> bool:
-    return not isinstance(leaf, jax.core.Tracer) and leaf.is_deleted()
+    return not isinstance(leaf, Tracer) and leaf.is_deleted()
 
 
 def copy_leaf(leaf: Any, like: Any = None) -> Any:

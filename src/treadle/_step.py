@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import PyTree
+from jax.core import Tracer
 
 from ._batch import num_examples
 from ._cache import ensure_compilation_cache
@@ -28,7 +28,7 @@ from ._custom_types import (
     Model,
     PRNGKey,
 )
-from ._diagnose import differences, signature, slow_in_a_loop
+from ._diagnose import Signature, differences, signature, slow_in_a_loop
 from ._errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -105,9 +105,7 @@ class TrainStep:
         axis_name: str = "batch",
         unroll: bool | int | None = None,
     ):
-        require_signature(
-            loss_fn, "loss_fn", ("model", "batch" if batched else "example", "key")
-        )
+        require_signature(loss_fn, "loss_fn", ("model", "batch" if batched else "example", "key"))
         _require_count("accumulate", accumulate)
         if nonfinite not in _NONFINITE:
             raise ArgumentValueError(
@@ -122,16 +120,15 @@ class TrainStep:
         self._donate = donate
         self._compilations: list[Compilation] = []
         self._calls = 0
-        self._faults: jax.Array | None = None
+        # Any: `is_ready` is not in JAX's type stubs.
+        self._faults: Any = None
         self._zero_weight_told = False
         self._pure = eqx.filter_jit(self._advance)
         donated = (0,) if donate else ()
         self._step = jax.jit(self._traced_step, donate_argnums=donated)
         self._scan = jax.jit(self._traced_scan, donate_argnums=donated)
 
-    def init(
-        self, model: Model, *, key: Door[KeyLike], copy: bool = True
-    ) -> TrainState:
+    def init(self, model: Model, *, key: Door[KeyLike], copy: bool = True) -> TrainState:
         """The state before the first step.
 
         Args:
@@ -208,8 +205,9 @@ class TrainStep:
     def pure(
         self, state: Door[TrainState], batch: Batch, *, args: Args | None = None
     ) -> tuple[TrainState, Metrics]:
-        """One step as a pure function, not compiled and not donated: for your own `jax.jit`,
-        `vmap` and `scan`.
+        """One step as a pure function, for your own `jax.jit`, `vmap` and `scan`.
+
+        It is neither compiled nor donated.
 
         Raises:
             As a call does, except `NonFiniteError`: ask `check(state)`.
@@ -357,7 +355,7 @@ class TrainStep:
             Compilation(program, self._cause(program, state, seen), None, seen)
         )
 
-    def _cause(self, program: str, state: TrainState, seen: dict[str, str]) -> str:
+    def _cause(self, program: str, state: TrainState, seen: Signature) -> str:
         earlier = [c for c in self._compilations if c.program == program]
         if not earlier:
             return f"the first call ({program})"
@@ -458,9 +456,7 @@ def _without_aliases(parts: Parts) -> Parts:
 
 
 def _buffer(leaf: jax.Array) -> int:
-    if isinstance(leaf, jax.core.Tracer) or jax.dtypes.issubdtype(
-        leaf.dtype, jax.dtypes.prng_key
-    ):
+    if isinstance(leaf, Tracer) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return id(leaf)
     if len(leaf.devices()) == 1 and leaf.size:
         return leaf.unsafe_buffer_pointer()

@@ -140,4 +140,6 @@ def figure(total: Total) -> Array:
 def inverse_weight(weight: Array) -> Array:
     """`1 / weight`, and 0 where there is none."""
     empty = weight == 0
-    return jnp.where(empty, jnp.zeros_like(weight), 1 / jnp.where(empty, jnp.ones_like(weight), weight))
+    return jnp.where(
+        empty, jnp.zeros_like(weight), 1 / jnp.where(empty, jnp.ones_like(weight), weight)
+    )

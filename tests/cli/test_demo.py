@@ -1,6 +1,9 @@
+import contextlib
 import importlib.metadata
+import io
 import json
 import runpy
+import shutil
 import signal
 import sys
 
@@ -13,11 +16,21 @@ from treadle._cli import _demo, _training, main
 from treadle._cli._extra import MissingExtraError
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch, tmp_path):
-    """A small model, and an empty folder to be in."""
-    monkeypatch.setattr(_training, "WIDTH", 16)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True, scope="module")
+def small():
+    """A small model, but for the slow test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_training, "WIDTH", 16)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def straight(small, tmp_path_factory):
+    """A run of 30 steps that nothing disturbed, and what it said."""
+    run = tmp_path_factory.mktemp("straight") / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert demo(run, "--steps", 30) == 0
+    return run, told.getvalue()
 
 
 def demo(run, *options):
@@ -31,97 +44,106 @@ def rows_of(run):
 class InterruptAt(Callback):
     """Ctrl-C, after one given step."""
 
-    def __init__(self, step, number=signal.SIGINT):
+    def __init__(self, step):
         self.step = step
-        self.number = number
 
     def on_step(self, ctx):
         if ctx.step == self.step:
-            signal.raise_signal(self.number)
+            signal.raise_signal(signal.SIGINT)
 
 
-def interrupt(monkeypatch, *args):
-    def interrupted(*fit_args, callbacks, **options):
-        return fit(*fit_args, callbacks=[*callbacks, InterruptAt(*args)], **options)
+def interrupted_at(step):
+    def interrupted(*args, callbacks, **options):
+        return fit(*args, callbacks=[*callbacks, InterruptAt(step)], **options)
 
-    monkeypatch.setattr(_training, "fit", interrupted)
+    return interrupted
 
 
-def test_a_short_run_leaves_everything_it_promises(tmp_path, capsys):
-    run = tmp_path / "run"
-    assert demo(run, "--steps", 30) == 0
-    told = capsys.readouterr().out
+def test_a_short_run_leaves_everything_it_promises(straight):
+    run, told = straight
     assert "scikit-learn's digits: 1,437 images of 8x8 to train on, 360 to test" in told
     assert "layers/0" in told
     assert "test accuracy" in told
     names = ["checkpoints", "curves.png", "demo.json", "environment.json", "metrics.jsonl"]
     assert sorted(path.name for path in run.iterdir()) == [*names, "predictions.png"]
-    assert all(f"{run / name}" in told.replace("\n", "") for name in names if name != "demo.json")
+    assert f"In {run}:" in told
+    assert all(name in told for name in names if name != "demo.json")
     assert [row["step"] for row in rows_of(run)] == [10, 20, 30, 30]
     assert rows_of(run)[-1].keys() == {"step", "eval/accuracy", "eval/loss"}
     assert imread(run / "curves.png").size > 0
     assert imread(run / "predictions.png").size > 0
 
 
-def test_run_again_it_is_done_and_fresh_starts_over(tmp_path, capsys):
-    run = tmp_path / "run"
-    assert demo(run, "--steps", 12) == 0
-    first = (run / "metrics.jsonl").read_bytes()
+def test_the_accuracy_that_is_told_is_the_one_that_was_measured(straight):
+    run, told = straight
+    right = round(360 * rows_of(run)[-1]["eval/accuracy"])
+    assert f"{right} of 360 images" in told
+
+
+def test_run_again_it_is_done(straight, tmp_path, capsys):
+    run = shutil.copytree(straight[0], tmp_path / "run")
     (run / "curves.png").unlink()
-    assert demo(run, "--steps", 12) == 0
-    assert "This run is done: it has taken 12 steps." in capsys.readouterr().out
-    assert (run / "metrics.jsonl").read_bytes() == first
+    assert demo(run, "--steps", 30) == 0
+    assert "This run is done: it has taken 30 steps." in capsys.readouterr().out
+    assert (run / "metrics.jsonl").read_bytes() == (straight[0] / "metrics.jsonl").read_bytes()
     assert (run / "curves.png").exists()
-    assert demo(run, "--steps", 12, "--fresh") == 0
+
+
+def test_fresh_starts_over(straight, tmp_path, capsys):
+    run = shutil.copytree(straight[0], tmp_path / "run")
+    assert demo(run, "--steps", 10, "--fresh", "--seed", 1) == 0
     assert "This run is done" not in capsys.readouterr().out
-    assert (run / "metrics.jsonl").read_bytes() == first
+    assert [row["step"] for row in rows_of(run)] == [10, 10]
     starts = json.loads((run / "environment.json").read_text())["starts"]
     assert [start["step"] for start in starts] == [0]
+    assert rows_of(run)[0]["loss"] != rows_of(straight[0])[0]["loss"]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_and_continued_it_is_the_same_run(
-    tmp_path, capsys, monkeypatch, number, status
-):
-    straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert demo(straight, "--steps", 30) == 0
+def test_interrupted_and_continued_it_is_the_same_run(straight, tmp_path, capsys, monkeypatch):
+    run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        interrupt(patch, 13, number)
-        assert demo(broken, "--steps", 30) == status
-    assert "at step 13 of 30. Run the same command again to go on." in capsys.readouterr().out
-    assert [row["step"] for row in rows_of(broken)] == [10]
-    assert demo(broken, "--steps", 30) == 0
-    assert (broken / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+        patch.setattr(_training, "fit", interrupted_at(13))
+        assert demo(run, "--steps", 30) == 128 + signal.SIGINT
+    told = capsys.readouterr().out
+    assert "Stopped at step 13 of 30. Run the same command again to go on." in told
+    assert [row["step"] for row in rows_of(run)] == [10]
+    assert demo(run, "--steps", 30) == 0
+    assert (run / "metrics.jsonl").read_bytes() == (straight[0] / "metrics.jsonl").read_bytes()
 
 
-def test_a_run_that_was_cut_short_goes_on(tmp_path):
-    straight, longer = tmp_path / "straight", tmp_path / "longer"
-    assert demo(straight, "--steps", 30) == 0
-    assert demo(longer, "--steps", 20) == 0
-    assert demo(longer, "--steps", 30) == 0
-    expected = rows_of(straight)
-    assert [row for row in rows_of(longer) if row["step"] != 20 or "loss" in row] == expected
+def test_a_run_that_was_cut_short_goes_on(straight, tmp_path):
+    run = tmp_path / "run"
+    assert demo(run, "--steps", 20) == 0
+    assert demo(run, "--steps", 30) == 0
+    # It was measured where it ended first; otherwise nothing tells the two apart.
+    assert [row for row in rows_of(run) if row != rows_of(run)[2]] == rows_of(straight[0])
 
 
-def test_another_seed_is_another_run(tmp_path, capsys):
-    assert demo(tmp_path / "run", "--steps", 2) == 0
-    assert demo(tmp_path / "run", "--steps", 2, "--seed", 1) == 1
-    assert "holds a run with seed 0" in capsys.readouterr().err.replace("\n", " ")
-    assert demo(tmp_path / "other", "--steps", 2, "--seed", 1) == 0
-    losses = [rows_of(tmp_path / name)[-1]["eval/loss"] for name in ("run", "other")]
-    assert losses[0] != losses[1]
+def test_another_seed_is_another_run(straight, tmp_path, capsys):
+    run = shutil.copytree(straight[0], tmp_path / "run")
+    assert demo(run, "--steps", 30, "--seed", 1) == 1
+    assert "holds a run with seed 0" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == (straight[0] / "metrics.jsonl").read_bytes()
 
 
-def test_data_of_ones_own_has_a_folder_of_its_own(tmp_path):
+def test_data_of_ones_own_has_a_folder_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     images, labels = rng.random((30, 5, 4)), np.arange(30) % 3
-    np.savez(tmp_path / "shapes.npz", x=images, y=labels)
+    np.savez("shapes.npz", x=images, y=labels)
     assert main(["demo", "--data", "shapes.npz", "--steps", "3"]) == 0
     assert (tmp_path / "runs" / "shapes" / "predictions.png").exists()
     # Other images under the same name are not the same run.
-    np.savez(tmp_path / "shapes.npz", x=1 - images, y=labels)
+    np.savez("shapes.npz", x=1 - images, y=labels)
     assert main(["demo", "--data", "shapes.npz", "--steps", "3"]) == 1
-    assert main(["demo", "--data", "shapes.npz", "--steps", "3", "--fresh"]) == 0
+    assert "holds a run with digest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stopped", "status"), [(None, 0), ("SIGINT (Ctrl-C)", 130), ("SIGTERM", 143)]
+)
+def test_the_exit_status_is_what_shells_expect(stopped, status):
+    assert _demo._status(stopped) == status
 
 
 @pytest.mark.parametrize(
@@ -165,8 +187,8 @@ def test_without_a_command_the_usage_is_told(capsys):
 
 
 @pytest.mark.slow
-def test_most_seeds_reach_the_promised_accuracy(tmp_path, monkeypatch):
-    monkeypatch.undo()
+def test_most_seeds_reach_the_promised_accuracy(tmp_path, small):
+    small.undo()
     accuracies = []
     for seed in range(10):
         run = tmp_path / str(seed)

@@ -34,10 +34,11 @@ def test_curves_are_drawn_of_long_short_and_empty_runs(tmp_path, steps, eval_ste
     assert np.mean(picture[..., :3] < 0.9) > 0.005
 
 
-def test_smoothing_keeps_means_and_ends_where_the_values_end():
+def test_smoothing_keeps_constants_lines_and_the_first_value():
     np.testing.assert_allclose(_smoothed(np.full(90, 3.0)), 3.0)
-    np.testing.assert_allclose(_smoothed(np.arange(90.0))[:-2], np.arange(88.0))
-    assert _smoothed(np.array([0.0, 0, 3, 0, 0]))[2] == 1.0
+    np.testing.assert_allclose(_smoothed(np.arange(90.0))[:-4], np.arange(86.0))
+    assert _smoothed(np.array([7.0, 0, 0, 0]))[0] == 7.0
+    assert _smoothed(np.array([0.0, 0, 0, 9, 0, 0, 0])).tolist() == [0, 1, 2, 3, 2, 1, 0]
 
 
 def test_the_gallery_begins_with_what_is_wrong_and_what_is_unsure():

@@ -1,5 +1,6 @@
 """Laws of the loop: how steps are dispatched and where they are interrupted changes nothing."""
 
+import itertools
 import json
 import pathlib
 import tempfile
@@ -11,12 +12,14 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import treadle
 from tests.helpers import Net, assert_same, loss_fn, make_batch
 
+import treadle
+
 STEP = treadle.TrainStep(loss_fn, optax.adamw(1e-2))
-EVAL = treadle.EvalStep(lambda model, example: {"accuracy": jnp.argmax(model(example[0])) == example[1]})
+EVAL = treadle.EvalStep(
+    lambda model, example: {"accuracy": jnp.argmax(model(example[0])) == example[1]}
+)
 TEST = [make_batch(8, seed=99)]
 MODEL = Net(jax.random.key(1))
 
@@ -194,7 +197,7 @@ def test_finished_run_returns_at_once(uninterrupted, tmp_path):
 def test_batches_are_not_shared_across_epochs():
     """Two epochs see every example once each, in another order."""
     seen = [np.asarray(batch[1]).tolist() for batch in _take(arrays(), 10)]
-    assert sorted(sum(seen[:5], [])) == sorted(sum(seen[5:], []))
+    assert sorted(itertools.chain(*seen[:5])) == sorted(itertools.chain(*seen[5:]))
     assert seen[:5] != seen[5:]
 
 

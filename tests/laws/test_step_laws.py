@@ -9,9 +9,9 @@ import optax.contrib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.helpers import Net, assert_close, assert_same, loss_fn, make_batch
 
 import treadle
-from tests.helpers import Net, assert_close, assert_same, loss_fn, make_batch
 
 OPTIMIZERS = {
     "sgd": optax.sgd(0.1),

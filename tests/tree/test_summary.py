@@ -46,7 +46,7 @@ def test_totals_are_those_of_count_and_nbytes():
 
 def test_prints_a_table():
     lines = lines_of(str(summary(make_mlp(), jnp.zeros(6))))
-    assert lines[0] == "path type arrays output count bytes trained"
+    assert lines[0] == "path type arrays output params bytes trained"
     assert "layers/0 Linear weight f32[8,6] f32[8] 56 224 B yes" in lines
     assert "dropout Dropout f32[8] x2" in lines
     assert lines[-1] == "total f32[3] 155 620 B 155"
@@ -171,8 +171,15 @@ def test_a_glob_that_matches_nothing_is_told():
 
 
 @pytest.mark.parametrize(
-    ("shape", "text"),
-    [((), "4 B"), ((255,), "1020 B"), ((256,), "1.00 KiB"), ((1 << 30,), "4.00 GiB")],
+    ("size", "text"),
+    [
+        (1, "4 B"),
+        (255, "1020 B"),
+        (256, "1.00 KiB"),
+        (25 * 256, "25.0 KiB"),
+        (262_000, "1023 KiB"),
+        (1 << 30, "4.00 GiB"),
+    ],
 )
-def test_bytes_are_told_in_readable_units(shape, text):
-    assert text in str(summary(jax.ShapeDtypeStruct(shape, jnp.float32)))
+def test_bytes_are_told_in_readable_units(size, text):
+    assert text in str(summary(jax.ShapeDtypeStruct((size,), jnp.float32)))

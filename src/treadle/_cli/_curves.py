@@ -11,6 +11,7 @@ from ._extra import require_demo
 TRAIN = "#3b6ea5"
 TEST = "#d1622b"
 _FEW = 8
+_TRAIN_LABEL = "train (batches, with dropout)"
 
 
 def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
@@ -47,7 +48,12 @@ def _column(rows: Sequence[dict[str, Any]], name: str) -> tuple[np.ndarray, np.n
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """A moving mean over about a twentieth of the points, centred as far as they go."""
+    """A moving mean over about a tenth of the points, weighted by nearness."""
+    # Twice a flat window is a triangle, under which a single spike leaves no plateau.
+    return _moving_mean(_moving_mean(values))
+
+
+def _moving_mean(values: np.ndarray) -> np.ndarray:
     reach = max(len(values) // 40, 1)
     at = np.arange(len(values))
     # Narrower at the start, where the loss falls so steeply that a lopsided mean would be low.
@@ -63,16 +69,10 @@ def _line(axes: Any, steps: np.ndarray, values: np.ndarray, **style: Any) -> Non
     axes.plot(steps, values, linewidth=1.8, marker=marker, markersize=3, **style)
 
 
-def _train_line(axes: Any, steps: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """What each batch gave, pale, and its moving mean, which is returned."""
-    axes.plot(steps, values, color=TRAIN, alpha=0.25, linewidth=0.9)
-    smoothed = _smoothed(values)
-    _line(axes, steps, smoothed, color=TRAIN, label="train (batches, with dropout)")
-    return smoothed
-
-
 def _loss_panel(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
-    _train_line(axes, *_column(rows, "loss"))
+    steps, losses = _column(rows, "loss")
+    axes.plot(steps, losses, color=TRAIN, alpha=0.25, linewidth=0.9)
+    _line(axes, steps, _smoothed(losses), color=TRAIN, label=_TRAIN_LABEL)
     _line(axes, *_column(rows, "eval/loss"), color=TEST, label="test")
     axes.set_title("Loss", loc="left", fontsize=11)
     axes.set_ylabel("cross-entropy (log scale)")
@@ -81,17 +81,17 @@ def _loss_panel(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _accuracy_panel(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
-    train_steps, train = _column(rows, "accuracy")
+    steps, train = _column(rows, "accuracy")
     test_steps, test = _column(rows, "eval/accuracy")
-    train = _train_line(axes, train_steps, 100 * train) / 100
+    # Single batches are left out: they jump by whole examples, all over the panel.
+    _line(axes, steps, 100 * _smoothed(train), color=TRAIN, label=_TRAIN_LABEL)
     _line(axes, test_steps, 100 * test, color=TEST, label="test")
     axes.set_title("Accuracy", loc="left", fontsize=11)
     axes.set_ylabel("%")
     if len(test):
-        # The first evaluations are far below the rest, which is what there is to see.
-        settled = 100 * np.concatenate([train[len(train) // 8 :], test[len(test) // 8 :]])
-        lowest = min(settled.min(), 100 * test[-1] - 1)
-        axes.set_ylim(lowest - 0.08 * (100 - lowest), 100 + 0.08 * (100 - lowest))
+        # The test curve gets the upper part; training begins far below what there is to see.
+        span = min(max(2.5 * 100 * (1 - test.min()), 5.0), 100.0)
+        axes.set_ylim(100 - span, 100 + 0.04 * span)
         axes.annotate(
             f"{100 * test[-1]:.1f} %",
             (test_steps[-1], 100 * test[-1]),
@@ -102,4 +102,4 @@ def _accuracy_panel(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
             color=TEST,
             fontweight="bold",
         )
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.05))
+    axes.legend(frameon=False, loc="lower right")

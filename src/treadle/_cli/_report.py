@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from .._evaluate import predict
 from .._loop import History
@@ -47,8 +47,8 @@ class Report:
         images = self._images
         size = "x".join(map(str, images.shape))
         self._console.print(
-            f"\n[bold]{images.name}[/bold]: {len(images.y_train):,} images of {size} to train on, "
-            f"{len(images.y_test):,} to test, {images.num_classes} classes\n"
+            f"\n[bold]{escape(images.name)}[/bold]: {len(images.y_train):,} images of {size} to "
+            f"train on, {len(images.y_test):,} to test, {images.num_classes} classes\n"
         )
         self._console.print(model)
 
@@ -78,7 +78,7 @@ class Report:
             f"{title}: test images, the model's answer and its probability",
         )
         self._console.print(self._figures(told, state, seconds, rate))
-        self._console.print(self._files())
+        self._say_files()
         self._console.print(_farewell(history, int(state.step), num_steps, rate))
 
     def _figures(
@@ -97,12 +97,13 @@ class Report:
             table.add_row("time", f"{seconds:.1f} s", "compilation included")
         return table
 
-    def _files(self) -> Table:
-        table = Table(box=None, show_header=False, pad_edge=False)
+    def _say_files(self) -> None:
+        # Not in the table, which would break a long path; this line the terminal may break.
+        self._console.print(f"In [bold]{escape(str(self._run))}[/bold]:", soft_wrap=True)
+        table = Table(box=None, show_header=False, padding=(0, 2))
         for name, what in _FILES.items():
-            # No wrapping: a path is there to be copied.
-            table.add_row(Text(str(self._run / name), no_wrap=True, overflow="fold"), what)
-        return table
+            table.add_row(name, what)
+        self._console.print(table)
 
 
 def _predictions(state: TrainState, images: Images) -> Predictions:
@@ -127,7 +128,7 @@ def _share(right: Bool[np.ndarray, " n"]) -> tuple[str, str]:
 def _farewell(history: History, step: int, num_steps: int, rate: float | None) -> str:
     if history.stopped is not None:
         return (
-            f"\nStopped by {history.stopped} at step {step:,} of {num_steps:,}. "
+            f"\nStopped at step {step:,} of {num_steps:,}. "
             "[bold]Run the same command again to go on.[/bold]\n"
         )
     if rate is None:
@@ -135,4 +136,4 @@ def _farewell(history: History, step: int, num_steps: int, rate: float | None) -
             f"\nThis run is done: it has taken {step:,} steps. [bold]--fresh[/bold] starts over, "
             "[bold]--seed[/bold] and [bold]--run[/bold] make another.\n"
         )
-    return "\nDone. The same command again finds nothing left to do; [bold]--fresh[/bold] starts over.\n"
+    return "\nDone. Run again, it finds nothing left to do; [bold]--fresh[/bold] starts over.\n"

@@ -35,7 +35,9 @@ def signature(**trees: PyTree) -> Signature:
 def differences(old: Signature, new: Signature) -> list[str]:
     """What changed from one signature to the other, a line each."""
     changed = [
-        f"{path}: {old[path]} -> {new[path]}" for path in old if path in new and old[path] != new[path]
+        f"{path}: {old[path]} -> {new[path]}"
+        for path in old
+        if path in new and old[path] != new[path]
     ]
     gone = [f"{path}: {old[path]} -> absent" for path in old if path not in new]
     come = [f"{path}: absent -> {new[path]}" for path in new if path not in old]

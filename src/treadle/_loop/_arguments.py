@@ -13,17 +13,14 @@ from .._evaluate import EvalStep
 from .._state import TrainState
 from .._step import TrainStep
 from ..callbacks import Callback, Log
-from ..checkpoint import Checkpointer
 
-Evaluation: TypeAlias = (
-    tuple[EvalStep, Iterable[Batch]] | Callable[[TrainState], Mapping[str, Any]]
-)
+Evaluation: TypeAlias = tuple[EvalStep, Iterable[Batch]] | Callable[[TrainState], Mapping[str, Any]]
 """What `fit(eval=...)` takes."""
 
 
 def is_function(args: Any) -> bool:
-    """Whether `args` is to be called with the step's number: a module can be called too, but it
-    is a tree."""
+    """Whether `args` is to be called with the step's number."""
+    # A module can be called too, but it is a tree.
     return callable(args) and jax.tree_util.all_leaves([args])
 
 
@@ -32,7 +29,7 @@ def require_arguments(
     state: Any,
     data: Any,
     num_steps: Any,
-    eval: Any,
+    evaluation: Any,
     run: str | os.PathLike[str] | None,
     checkpointer: Any,
     args: Any,
@@ -50,8 +47,8 @@ def require_arguments(
     step.require_arguments(state, None if is_function(args) else args)
     if isinstance(data, (Mapping, np.ndarray, jax.Array)):
         raise DataError(
-            f"`data` is one batch (a {type(data).__name__}), not an iterable of batches: cut it "
-            f"with `treadle.data.arrays(data, batch_size, key=...)`, or hand over a list of batches."
+            f"`data` is one batch (a {type(data).__name__}), not an iterable of batches: cut "
+            f"it with `treadle.data.arrays(data, batch_size, key=...)`, or give a list of batches."
         )
     if isinstance(num_steps, bool) or not isinstance(num_steps, (int, np.integer)):
         raise ArgumentTypeError(f"`num_steps` (={num_steps!r}) must be a whole number.")
@@ -62,17 +59,20 @@ def require_arguments(
             "`run` and `checkpointer` were both given, but a run folder keeps its own checkpoints "
             "in `checkpoints/`: give one of them."
         )
-    _require_evaluation(eval)
+    _require_evaluation(evaluation)
 
 
-def _require_evaluation(eval: Any) -> None:
-    if eval is None or (callable(eval) and not isinstance(eval, EvalStep)):
+def _is_step(value: Any) -> bool:
+    return isinstance(value, EvalStep)
+
+
+def _require_evaluation(evaluation: Any) -> None:
+    if evaluation is None or (callable(evaluation) and not isinstance(evaluation, EvalStep)):
         return
-    pair = isinstance(eval, tuple) and len(eval) == 2 and isinstance(eval[0], EvalStep)
-    if not pair:
+    if not isinstance(evaluation, tuple) or len(evaluation) != 2 or not _is_step(evaluation[0]):
         raise ArgumentTypeError(
-            f"`eval` (={eval!r}) must be `(treadle.EvalStep(metric_fn), batches)`, or a function "
-            f"of the state that returns a dictionary of figures."
+            f"`eval` (={evaluation!r}) must be `(treadle.EvalStep(metric_fn), batches)`, or a "
+            f"function of the state that returns a dictionary of figures."
         )
 
 

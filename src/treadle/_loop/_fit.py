@@ -7,16 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rich.console import Console
-
-from ..callbacks import Callback, Checkpointing, Context, Log, ProgressBar
-from ..callbacks._metrics import Dispatched, StepMetrics
-from ..checkpoint import Checkpointer
 from .._custom_types import Args, Batch, Door
 from .._errors import ArgumentValueError, DataError
 from .._evaluate import evaluate
 from .._state import TrainState
 from .._step import TrainStep
+from ..callbacks import Callback, Checkpointing, Context, Log, ProgressBar
+from ..callbacks._metrics import Dispatched, StepMetrics
+from ..checkpoint import Checkpointer
 from ._arguments import (
     Evaluation,
     is_function,
@@ -32,6 +30,7 @@ from ._signals import Interrupts
 
 _log = logging.getLogger("treadle")
 
+
 def fit(
     step: Door[TrainStep],
     state: Door[TrainState],
@@ -40,7 +39,7 @@ def fit(
     num_steps: Door[int],
     args: Door[Args | Callable[[int], Args] | None] = None,
     callbacks: Door[Sequence[Callback]] = (),
-    eval: Door[Evaluation | None] = None,
+    eval: Door[Evaluation | None] = None,  # noqa: A002  (the name users know)
     eval_every: Door[int | None] = None,
     checkpointer: Checkpointer | None = None,
     checkpoint_every: Door[int | None] = None,
@@ -358,6 +357,8 @@ def _resume(
 
 def _notice(message: str, progress: bool) -> None:
     if progress:
+        from rich.console import Console  # Takes longer to load than all of treadle.
+
         console = Console(stderr=True)
         console.print(f"treadle: {message}", highlight=False, markup=False, soft_wrap=True)
     else:

@@ -41,7 +41,7 @@ class RunFolder:
 def _environment() -> dict[str, Any]:
     packages = ("treadle", "jax", "jaxlib", "equinox", "optax", "numpy")
     return {
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),

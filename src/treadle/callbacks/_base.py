@@ -50,8 +50,8 @@ class Context:
         host: Host,
         step: int,
         num_steps: int,
-        metrics: Mapping[str, Any] | None,
-        eval: Mapping[str, Any] | None,
+        metrics: Any,
+        figures: Mapping[str, Any] | None,
         eval_due: bool,
         examples: int,
         seconds: Mapping[str, float],
@@ -62,7 +62,7 @@ class Context:
         self.step = step
         self.num_steps = num_steps
         self.metrics = metrics
-        self.eval = eval
+        self.eval = figures
         self.eval_due = eval_due
         self.examples = examples
         self.seconds = seconds

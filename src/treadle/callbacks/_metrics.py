@@ -30,9 +30,10 @@ class Dispatched:
 
     def host(self) -> dict[str, np.ndarray]:
         """The values as NumPy arrays: waits, copies once, and keeps the copy."""
-        if self._host is None:
-            self._host = jax.device_get(self._device)
-        return self._host
+        host = self._host
+        if host is None:
+            host = self._host = jax.device_get(self._device)
+        return host
 
 
 class StepMetrics(Mapping[str, Any]):

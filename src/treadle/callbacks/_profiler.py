@@ -52,5 +52,3 @@ class Profiler(Callback):
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-
-

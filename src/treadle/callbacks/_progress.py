@@ -6,16 +6,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from ._base import Callback, Context
 
 _REFRESH_SECONDS = 0.1
@@ -35,10 +25,12 @@ class ProgressBar(Callback):
         console: Where to, a `rich.console.Console`; standard error by default.
     """
 
-    def __init__(self, console: Console | None = None):
-        self._console = console or Console(stderr=True)
+    def __init__(self, console: Any = None):
+        from rich.console import Console  # Takes longer to load than all of treadle.
+
+        self._console: Console = console or Console(stderr=True)
         self._live = self._console.is_terminal or self._console.is_jupyter
-        self._progress: Progress | None = None
+        self._progress: Any = None
         self._task: Any = None
         self._waiting: Any = None
         self._shown: Mapping[str, Any] = {}
@@ -55,17 +47,7 @@ class ProgressBar(Callback):
         self._printed_step = ctx.step
         self._rate = self._waiting = None
         if self._live:
-            self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=self._console,
-                auto_refresh=False,
-                transient=False,
-            )
+            self._progress = _bar(self._console)
             self._task = self._progress.add_task(
                 "compiling", total=ctx.num_steps, completed=ctx.step, figures=""
             )
@@ -150,6 +132,21 @@ class ProgressBar(Callback):
             self._progress = None
         elif ctx.step != self._printed_step:
             self._print_line(ctx, time.perf_counter())
+
+
+def _bar(console: Any) -> Any:
+    from rich import progress
+
+    return progress.Progress(
+        progress.TextColumn("[bold]{task.description}"),
+        progress.BarColumn(bar_width=24),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[figures]}"),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
+        console=console,
+        auto_refresh=False,
+    )
 
 
 def _entry(name: str, value: Any) -> str:

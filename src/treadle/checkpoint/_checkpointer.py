@@ -153,14 +153,15 @@ class Checkpointer:
         """
         return read_metadata(self._folder(step))
 
-    def _folder(self, step: int | None) -> pathlib.Path:
+    def _folder(self, step: Any) -> pathlib.Path:
         steps = self.steps()
         if not steps:
             raise CheckpointNotFoundError(
                 f"There is no checkpoint in `directory` (={str(self.directory)!r}): save one "
                 "first, or give the directory that they were saved in."
             )
-        chosen = steps[-1] if step is None else integer("step", step, 0, "an integer, or None")
+        wanted = "an integer of at least 0, or None for the greatest"
+        chosen = steps[-1] if step is None else integer("step", step, 0, wanted)
         if chosen not in steps:
             raise CheckpointNotFoundError(
                 f"There is no checkpoint of `step` (={chosen}) in {str(self.directory)!r}; there "

@@ -116,11 +116,20 @@ def check_saveable(path: str, leaf: Any) -> None:
 def to_storage(leaf: Any, spec: Spec) -> np.ndarray:
     """What is written for a leaf that has a `storage`, on the host."""
     if spec.dtype == "key":
-        return np.asarray(jax.random.key_data(leaf))
+        return _on_host(jax.random.key_data(leaf))
     if type(leaf) in _PYTHON:
         return np.asarray(leaf, spec.storage)
-    array = np.asarray(leaf)
+    array = _on_host(leaf) if isinstance(leaf, jax.Array) else np.asarray(leaf)
     return array if spec.storage == spec.dtype else array.view(np.dtype(spec.storage))
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+    # Through a second name for the same buffers, for an array that was read keeps the host's copy
+    # for as long as it lives: a save would leave the whole state in host memory.
+    if array.is_fully_replicated:
+        return np.asarray(array.addressable_data(0))
+    shards = [shard.data for shard in array.addressable_shards]
+    return np.asarray(jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards))
 
 
 def from_storage(stored: np.ndarray, like: Any) -> Any:

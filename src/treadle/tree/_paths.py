@@ -45,7 +45,7 @@ def _is_named(node: Any) -> bool:
     return isinstance(node, NamedLeaves)
 
 
-def flatten_with_paths(tree: PyTree) -> tuple[list[tuple[str, Any]], jtu.PyTreeDef]:
+def flatten_with_paths(tree: PyTree) -> tuple[list[tuple[str, Any]], Any]:
     """The leaves of `tree` with their paths, and its structure.
 
     Returns:

@@ -224,7 +224,9 @@ def _first_arrays(leaves: list[_Leaf]) -> list[int]:
 
 def _bytes_text(count: int) -> str:
     power = min(max(count.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
-    return f"{count} B" if power == 0 else f"{count / 1024**power:#.3g} {_UNITS[power]}"
+    value = count / 1024**power
+    digits = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {_UNITS[power]}"
 
 
 def _calls_text(calls: tuple[str, ...]) -> str:
@@ -249,7 +251,7 @@ def _table(told: Summary) -> Any:
     if has_outputs:
         table.add_column("output", footer=Text(told.output), overflow="fold")
     for name, total in (
-        ("count", f"{told.count:,}"),
+        ("params", f"{told.count:,}"),
         ("bytes", _bytes_text(told.nbytes)),
         ("trained", f"{told.trainable_count:,}"),
     ):

@@ -1,0 +1,176 @@
+"""Ratios, tables, goals, and the page they go to."""
+
+import json
+import re
+
+import pytest
+from benchmarks.__main__ import main
+from benchmarks._process import ROOT
+from benchmarks._statistics import Spread, ratio, spread
+from benchmarks._table import Goal, Table, goals_table, number, to_markdown, with_range
+from benchmarks.contenders import CONTENDERS
+from benchmarks.measures import MEASURES, dispatch, loop
+
+from benchmarks import _machine, _report
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+
+
+def test_a_slow_moment_of_the_machine_is_not_in_the_ratio():
+    # The machine was ten times slower in the second turn of the second round.
+    floor = [[100.0, 100.0, 100.0], [100.0, 10.0, 100.0]]
+    ours = [[90.0, 90.0, 90.0], [80.0, 8.0, 80.0]]
+    assert ratio(ours, floor) == pytest.approx(Spread(0.85, 0.8, 0.9))
+
+
+def test_a_round_counts_with_the_median_of_its_turns():
+    assert ratio([[1.0, 9.0, 2.0]], [[1.0, 1.0, 1.0]]) == Spread(2.0, 2.0, 2.0)
+
+
+def test_spread():
+    assert spread([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1234.5, "1,234"), (12.34, "12.3"), (1.234, "1.23"), (0.0, "0.00")]
+)
+def test_number(value, text):
+    assert number(value) == text
+
+
+def test_with_range_is_short_where_there_is_none():
+    assert with_range(Spread(1.5, 1.0, 2.0)) == "1.50 (1.00-2.00)"
+    assert with_range(Spread(1.5, 1.5, 1.501)) == "1.50"
+
+
+@pytest.mark.parametrize(
+    ("goal", "met"),
+    [
+        (Goal("a", 0.9, 0.9), True),
+        (Goal("a", 0.89, 0.9), False),
+        (Goal("a", 1.15, 1.15, at_least=False), True),
+        (Goal("a", 1.16, 1.15, at_least=False), False),
+    ],
+)
+def test_goals(goal, met):
+    assert goal.met is met
+    assert goals_table([goal]).rows[0][-1] == ("met" if met else "missed")
+
+
+def test_markdown_escapes_what_would_end_a_cell():
+    drawn = to_markdown(Table("T", ("", "x"), [("a|b", "1")], ["A note."]))
+    assert drawn == "**T**\n\n|  | x |\n| :--- | ---: |\n| a\\|b | 1 |\n\nA note."
+
+
+def entry(*rates, loss=1.0):
+    return {"rates": [list(rates)], "loss_after": loss}
+
+
+@pytest.fixture
+def result():
+    raced = {
+        "contenders": {
+            "floor": entry(1000.0, 1000.0),
+            "floor-scan": entry(4000.0, 4000.0),
+            "treadle-step": entry(950.0, 950.0),
+            "treadle-fit": entry(800.0, 800.0),
+            "treadle-fit-50": entry(3800.0, 3800.0),
+            "equinox": entry(200.0, 200.0, loss=1.5),
+        },
+        "skipped": {"klax": "klax is not installed"},
+    }
+    data = {"configs": {"leafy": raced}}
+    return {**_machine.describe(), "smoke": False, "benchmarks": {"dispatch": data, "loop": data}}
+
+
+def test_race_table(result):
+    (table,) = dispatch.tables(result["benchmarks"]["dispatch"])
+    assert table.columns[:3] == ["contender", "steps/s", "÷ floor"]
+    (row,) = [row for row in table.rows if row[0] == "equinox"]
+    assert row[1:] == ["200", "0.20", "4.75", "1.5000"]
+    assert table.notes == ["Skipped: klax (klax is not installed)."]
+
+
+def test_race_goals(result):
+    (goal,) = dispatch.goals(result["benchmarks"]["dispatch"])
+    assert (goal.measured, goal.met) == (0.95, True)
+    found = {goal.name: goal for goal in loop.goals(result["benchmarks"]["loop"])}
+    assert not found["leafy: treadle-fit ÷ floor"].met
+    assert found["leafy: treadle-fit-50 ÷ floor-scan"].met
+    against = next(goal for name, goal in found.items() if "÷ equinox" in name)
+    assert against.measured == 4.0
+    # Who is not there has no goals.
+    assert not any("klax" in name for name in found)
+
+
+def test_the_page_is_renewed_between_its_marks_only(result, tmp_path):
+    marks = [
+        f"<!-- benchmarks: {n} -->old<!-- end of benchmarks: {n} -->"
+        for n in ("contenders", "dispatch", "loop", "memory")
+    ]
+    page = tmp_path / "page.md"
+    page.write_text("before " + " between ".join(marks) + " after")
+    _report.into_docs(result, page)
+    once = page.read_text()
+    assert once.startswith("before ")
+    assert once.endswith("<!-- benchmarks: memory -->old<!-- end of benchmarks: memory --> after")
+    assert once.count("old") == 1
+    assert "| equinox | 200 |" in once
+    _report.into_docs(result, page)
+    assert page.read_text() == once
+
+
+def test_a_page_without_marks_is_told(result, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("nothing")
+    with pytest.raises(ValueError, match="must have one <!-- benchmarks: contenders -->"):
+        _report.into_docs(result, page)
+
+
+def test_table_command_prints_markdown(result, tmp_path, capsys):
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(result))
+    assert main(["table", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "**A loop over single steps: leafy**" in printed
+    assert result["date"] in printed
+
+
+def test_the_smallest_form_judges_nothing(result):
+    titles = [table.title for table in _report.tables("loop", result)]
+    assert titles[-1] == "Goals"
+    result["smoke"] = True
+    assert "Goals" not in [table.title for table in _report.tables("loop", result)]
+
+
+def test_unknown_names_are_refused(capsys):
+    assert main(["dispatch", "--only", "nobody", "--smoke"]) == 1
+    assert "`--only` names nobody" in capsys.readouterr().out
+    assert main(["dispatch", "--config", "nothing", "--smoke"]) == 1
+    assert "`--config` names nothing" in capsys.readouterr().out
+
+
+def test_description_has_machine_date_and_versions():
+    described = _machine.describe()
+    sentence = _machine.sentence(described)
+    for part in (described["date"], "cores", "jax ", "equinox ", "treadle "):
+        assert part in sentence
+
+
+def test_the_page_has_every_contender_and_every_measure():
+    text = PAGE.read_text(encoding="utf-8")
+    assert _report.contenders() in text
+    for name in MEASURES:
+        assert text.count(f"<!-- benchmarks: {name} -->") == 1
+    assert all(f"| {name} |" in text for name in CONTENDERS)
+
+
+@pytest.mark.parametrize("path", RESULTS[-1:], ids=lambda path: path.name)
+def test_the_page_shows_the_newest_result(path, tmp_path):
+    result = json.loads(path.read_text())
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    _report.into_docs(result, page)
+    assert page.read_text(encoding="utf-8") == PAGE.read_text(encoding="utf-8")
+    assert not re.search(r"/work|/tmp|/home", json.dumps(result))
