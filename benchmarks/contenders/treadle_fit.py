@@ -1,7 +1,5 @@
 """treadle: `fit`, with its progress bar and a row of JSON every 10 steps."""
 
-import itertools
-import pathlib
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,21 +26,19 @@ class Fit(Run):
         self.step = make_step()
         self.state = self.step.init(model, key=jax.random.key(0))
         self.steps_per_call = steps_per_call
-        self._folder = tempfile.TemporaryDirectory()
-        self._files = itertools.count()
 
     def run(self, num_steps: int, callbacks: Sequence[treadle.Callback] = ()) -> None:
-        path = pathlib.Path(self._folder.name) / f"{next(self._files)}.jsonl"
-        log = treadle.callbacks.Log(treadle.track.JSONL(path), interval=10)
-        self.state, _ = treadle.fit(
-            self.step,
-            self.state,
-            _configs.stream(self.batches, num_steps),
-            num_steps=int(self.state.step) + num_steps,
-            callbacks=[log, *callbacks],
-            steps_per_call=self.steps_per_call,
-            progress=True,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            log = treadle.callbacks.Log(treadle.track.JSONL(f"{folder}/metrics.jsonl"), interval=10)
+            self.state, _ = treadle.fit(
+                self.step,
+                self.state,
+                _configs.stream(self.batches, num_steps),
+                num_steps=int(self.state.step) + num_steps,
+                callbacks=[log, *callbacks],
+                steps_per_call=self.steps_per_call,
+                progress=True,
+            )
         jax.block_until_ready(self.state)
 
     def loss(self) -> float:

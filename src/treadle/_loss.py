@@ -47,18 +47,21 @@ def require_signature(fn: Any, name: str, arguments: tuple[str, ...]) -> None:
         ) from error
 
 
-def require_args(fn: LossFn) -> None:
-    """Refuses `args` for a loss that does not take it.
+def takes_args(fn: LossFn) -> bool:
+    """Whether a function has a parameter `args`, or takes any keyword."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except ValueError:  # Some built-in callables have no signature; calling them will tell.
+        return True
+    return any(p.name == "args" or p.kind is p.VAR_KEYWORD for p in parameters)
 
-    Raises:
-        ArgumentTypeError: If the loss has no parameter `args`.
-    """
-    parameters = inspect.signature(fn).parameters.values()
-    if not any(p.name == "args" or p.kind is p.VAR_KEYWORD for p in parameters):
-        raise ArgumentTypeError(
-            f"`args` was given, but the loss function {_name(fn)} has no parameter `args`: write "
-            f"it as `def {_name(fn)}(model, example, key, *, args)`."
-        )
+
+def unwanted_args(fn: LossFn) -> ArgumentTypeError:
+    """The error for `args` that the loss does not take."""
+    return ArgumentTypeError(
+        f"`args` was given, but the loss function {_name(fn)} has no parameter `args`: write "
+        f"it as `def {_name(fn)}(model, example, key, *, args)`."
+    )
 
 
 def _name(fn: Any) -> str:

@@ -88,19 +88,15 @@ def advance(spec: StepSpec, parts: Parts, batch: Batch, args: Args | None) -> tu
     with optax_promotion():
         norm = optax.tree.norm(gradient.grads)
     updated, opt_state = _update(spec, parts, trainable, gradient, loss)
-    faults = parts.faults
-    if spec.nonfinite != "ignore":
-        finite = _is_finite(gradient, norm)
-        faults = _note(faults, 0, ~finite, parts.step)
-        if spec.nonfinite == "skip":
-            updated, opt_state = _select(finite, (updated, opt_state), (trainable, parts.opt_state))
-    faults = _note(faults, 1, gradient.empty, parts.step)
+    finite = jnp.bool_(True) if spec.nonfinite == "ignore" else _is_finite(gradient, norm)
+    if spec.nonfinite == "skip":
+        updated, opt_state = _select(finite, (updated, opt_state), (trainable, parts.opt_state))
     new = Parts(
         model=eqx.combine(updated, frozen),
         opt_state=opt_state,
         key=parts.key,
         step=parts.step + 1,
-        faults=faults,
+        faults=_note(parts.faults, jnp.stack([~finite, gradient.empty]), parts.step),
     )
     metrics = {"loss": gradient.loss, **gradient.figures, "grad_norm": norm}
     return new, metrics
@@ -194,10 +190,10 @@ def _is_finite(gradient: Gradient, norm: jax.Array) -> Flag:
     return jnp.isfinite(gradient.loss) & gradient_ok
 
 
-def _note(faults: jax.Array, place: int, fault: jax.Array, step: jax.Array) -> jax.Array:
-    """Writes the step at `place`, unless an earlier one is there already."""
-    first = (faults[place] == NO_FAULT) & fault
-    return faults.at[place].set(jnp.where(first, step, faults[place]))
+def _note(known: jax.Array, faults: jax.Array, step: jax.Array) -> jax.Array:
+    """Writes the step where there is a fault, unless an earlier one is there already."""
+    first = (known == NO_FAULT) & faults
+    return jnp.where(first, jnp.broadcast_to(step, known.shape), known)
 
 
 def _select(condition: Flag, new: PyTree, old: PyTree) -> PyTree:

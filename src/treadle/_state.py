@@ -1,5 +1,7 @@
 """`TrainState`: what a step takes and gives, as flat leaves and a skeleton."""
 
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -59,29 +61,40 @@ class _Part(NamedTuple):
 
 
 class Skeleton:
-    """Everything about a tree that is not an array: compared by identity first, hashed once.
+    """Everything about a tree that is not an array: the static half of what crosses `jax.jit`.
 
-    It is the static half of what crosses `jax.jit`, so that a call never walks the model.
+    There is one for each structure, so comparing and hashing are by identity, which a call does at
+    the speed of C and without walking the model. Make them with `Skeleton.of`.
     """
 
-    __slots__ = ("_hash", "parts")
+    __slots__ = ("__weakref__", "parts")
 
     def __init__(self, parts: tuple[_Part, ...]):
         self.parts = parts
-        self._hash = hash(parts)
 
-    def __hash__(self) -> int:
-        return self._hash
+    @staticmethod
+    def of(parts: tuple[_Part, ...]) -> "Skeleton":
+        """The one skeleton of these parts."""
+        with _skeletons_lock:
+            known = _skeletons.get(parts)
+            if known is None:
+                known = _skeletons[parts] = Skeleton(parts)
+            return known
 
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        if not isinstance(other, Skeleton) or self._hash != other._hash:
-            return NotImplemented if not isinstance(other, Skeleton) else False
-        return self.parts == other.parts
+    def __copy__(self) -> "Skeleton":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Skeleton":
+        return self
 
     def __repr__(self) -> str:
-        return f"<skeleton {self._hash & 0xFFFFFFFF:08x}>"
+        return f"<skeleton of {len(self.parts)} parts>"
+
+
+_skeletons: "weakref.WeakValueDictionary[tuple[_Part, ...], Skeleton]" = (
+    weakref.WeakValueDictionary()
+)
+_skeletons_lock = threading.Lock()
 
 
 def flatten_parts(
@@ -108,7 +121,7 @@ def flatten_parts(
                 static.append(leaf)
         parts.append(_Part(treedef, tuple(slots), tuple(static), tuple(map(type, static))))
     try:
-        return tuple(dynamic), Skeleton(tuple(parts))
+        return tuple(dynamic), Skeleton.of(tuple(parts))
     except TypeError as error:
         raise ArgumentTypeError(_unhashable(trees, is_dynamic)) from error
 

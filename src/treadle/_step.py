@@ -38,7 +38,7 @@ from ._errors import (
     TreadleError,
 )
 from ._gradient import LossSpec
-from ._loss import require_args, require_signature
+from ._loss import require_signature, takes_args, unwanted_args
 from ._program import NO_FAULT, StepSpec, advance, init_faults, optax_promotion
 from ._random import as_key, model_key, training_key
 from ._state import _CONSUMED, Bundle, Parts, TrainState, copy_leaf
@@ -117,6 +117,7 @@ class TrainStep:
             trainable=trainable,
             nonfinite=nonfinite,
         )
+        self._takes_args = takes_args(loss_fn)
         self._donate = donate
         self._compilations: list[Compilation] = []
         self._calls = 0
@@ -301,7 +302,7 @@ class TrainStep:
     ) -> tuple[TrainState, Metrics]:
         packed = None
         if args is not None:
-            require_args(self._spec.loss.loss_fn)
+            self.require_arguments(state, args)
             packed = Bundle.pack(args)
         if not self._compilations:
             ensure_compilation_cache()
@@ -345,8 +346,8 @@ class TrainStep:
                 f"`state` is a {type(state).__name__}, not a `TrainState`: make one with "
                 f"`state = step.init(model, key=jax.random.key(0))`."
             )
-        if args is not None:
-            require_args(self._spec.loss.loss_fn)
+        if args is not None and not self._takes_args:
+            raise unwanted_args(self._spec.loss.loss_fn)
 
     def _record(self, program: str, state: TrainState, batch: Batch, args: Bundle | None) -> None:
         """Notes that the program is being traced: JAX runs the Python only then."""

@@ -250,11 +250,11 @@ def test_what_does_not_fit_is_told_leaf_by_leaf_all_at_once(tmp_path):
     with pytest.raises(CheckpointError, match="does not fit `like`: it has 7 leaves") as raised:
         load(tmp_path / "t", like)
     lines = str(raised.value).splitlines()
+    weight = "float32[2,3]"
     assert [line.strip() for line in lines[1:-1]] == [
-        "missing     `layer/wieght` float32[2,3] is not in the checkpoint, which has "
-        "`layer/weight`",
+        f"missing     `layer/wieght` {weight} is not in the checkpoint, which has `layer/weight`",
         "unexpected  `gone` python float is not in `like`",
-        "unexpected  `layer/weight` float32[2,3] is not in `like`, which has `layer/wieght`",
+        f"unexpected  `layer/weight` {weight} is not in `like`, which has `layer/wieght`",
         "dtype       `key` is key<threefry2x32>[] in the checkpoint and key<rbg>[] in `like`",
         "shape       `layer/bias` is float32[3] in the checkpoint and float32[4] in `like`",
         "dtype       `layer/scale` is float32[3] in the checkpoint and float64[3] in `like`",

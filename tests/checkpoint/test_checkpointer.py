@@ -60,9 +60,7 @@ def test_what_is_not_there_is_told(tmp_path):
     checkpointer.save(5, 0)
     with pytest.raises(FileNotFoundError, match=r"of `step` \(=4\) in .*; there are those of 3, 5"):
         checkpointer.restore(0, step=4)
-    with pytest.raises(
-        TypeError, match=r"`step` \(='5'\) must be an integer of at least 0, or None"
-    ):
+    with pytest.raises(TypeError, match=r"`step` \(='5'\) must be an integer of .* or None"):
         checkpointer.metadata("5")
 
 

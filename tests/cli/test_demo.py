@@ -136,7 +136,7 @@ def test_data_of_ones_own_has_a_folder_of_its_own(tmp_path, monkeypatch, capsys)
     # Other images under the same name are not the same run.
     np.savez("shapes.npz", x=1 - images, y=labels)
     assert main(["demo", "--data", "shapes.npz", "--steps", "3"]) == 1
-    assert "holds a run with digest" in capsys.readouterr().err
+    assert "holds a run with images of checksum" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -170,6 +170,15 @@ def test_a_missing_package_is_told_before_the_training(tmp_path, capsys, monkeyp
     assert demo(tmp_path / "run") == 1
     assert capsys.readouterr().err == "treadle: The demo needs matplotlib\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_outside_the_training_needs_no_traceback(tmp_path, capsys, monkeypatch):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_demo, "require_demo", interrupted)
+    assert demo(tmp_path / "run") == 130
+    assert capsys.readouterr().err == "treadle: interrupted\n"
 
 
 def test_version(capsys, monkeypatch):

@@ -26,8 +26,10 @@ def test_the_same_settings_claim_a_folder_again(tmp_path):
     ("change", "message"),
     [
         ({"seed": 1}, "holds a run with seed 0, and this one would have seed 1. .*`--fresh`"),
-        ({"data": "mnist"}, "holds a run with data 'digits', and this one would have data 'mnist'"),
-        ({"schedule_steps": 9000}, "schedule_steps 2000, and this one would have .* 9000"),
+        ({"digest": "1"}, "with images of checksum 0, and this one would have images of che"),
+        ({"seed": 1, "digest": "1"}, "with seed 0, and this one would have seed 1"),
+        ({"data": "mnist"}, "with images from digits, and this one would have images from mnist"),
+        ({"schedule_steps": 9000}, "falls over 2000 steps, and .* falls over 9000 steps"),
     ],
 )
 def test_other_settings_are_refused(tmp_path, change, message):

@@ -17,22 +17,8 @@ from hypothesis import strategies as st
 from treadle import Checkpointer, CheckpointError
 from treadle.checkpoint import _folders, load, save
 
-NATIVE = [
-    "bool",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "float16",
-    "float32",
-    "float64",
-    "complex64",
-    "complex128",
-]
+NATIVE = ["bool", "float16", "float32", "float64", "complex64", "complex128"]
+NATIVE += [f"{sign}int{size}" for sign in ("", "u") for size in (8, 16, 32, 64)]
 CARRIED = [
     name
     for name in dir(ml_dtypes)
@@ -83,7 +69,7 @@ def numbers(name, shape, seed):
     if name.lstrip("u") in ("int1", "int2", "int4"):  # The other bits of the byte are nobody's.
         low, high = ml_dtypes.iinfo(dtype).min, ml_dtypes.iinfo(dtype).max
         return rng.integers(int(low), int(high) + 1, shape).astype(dtype)
-    if name.startswith(("float4", "float6")):
+    if name.startswith(("float4_", "float6_")):
         return rng.integers(0, 2 ** int(name[5]), shape, np.uint8).view(dtype)
     return np.frombuffer(rng.bytes(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
 
@@ -102,7 +88,7 @@ def leaf_of(kind, *rest):
         return array
     if kind == "scalar":
         return array.reshape(-1)[0] if array.size else 0
-    if not hasattr(jnp, rest[0]):  # NumPy has some that JAX does not.
+    if not hasattr(jnp, rest[0]) or rest[0].startswith("float6_"):  # Not of every JAX and device.
         return array
     with jax.enable_x64(True):
         return jax.device_put(array)
@@ -169,9 +155,9 @@ def test_what_is_loaded_is_what_was_saved(tmp_path_factory, description):
 
 
 def test_a_flipped_bit_anywhere_is_told_with_its_leaf(tmp_path):
-    tree = {"a": np.arange(5.0), "b": [np.ones(3, ml_dtypes.bfloat16), 7, 2**80], "c": np.zeros(0)}
+    tree = {"a": np.arange(2.0), "b": [np.ones(3, ml_dtypes.bfloat16), 2**80]}
     save(tmp_path / "t", tree, metadata={"epoch": 3})
-    starts = {"a": 0, "b/0": 128 + 40, "b/1": 2 * 128 + 46, "c": 3 * 128 + 54}
+    starts = {"a": 0, "b/0": 128 + 16}
     for name in ("leaves-00000.eqx", "manifest.json"):
         file = tmp_path / "t" / name
         raw = file.read_bytes()
@@ -213,7 +199,7 @@ class Faults:
     """Makes one call to the system fail, or that one and all after it.
 
     Args:
-        at: Which call, from 0; None counts only.
+        at: Which call, from 0.
         dead: Whether the process dies there; otherwise the disk is full, once.
     """
 
@@ -229,13 +215,13 @@ class Faults:
             if "w" not in mode:
                 return opened(path, mode, *args, **kwargs)
             self.call()
-            return FailingFile(opened(path, mode, *args, **kwargs), self)
+            return FailingFile(path, self)
 
         patch.setattr(builtins, "open", open_failing)
 
     def call(self):
         self.count += 1
-        if self.at is None or self.count <= self.at:
+        if self.count <= self.at:
             return
         if self.dead:
             raise Killed
@@ -250,57 +236,46 @@ class Faults:
         return call
 
 
-class FailingFile(io.BufferedIOBase):
-    """A file of which half of each write may be all that reaches the disk."""
+class FailingFile(io.BufferedWriter):
+    """A file of which half of a write may be all that there is."""
 
-    def __init__(self, file, faults):
-        self.file, self.faults = file, faults
+    def __init__(self, path, faults):
+        super().__init__(io.FileIO(path, "w"))
+        self.faults = faults
 
     def write(self, data):
-        self.file.write(data[: len(data) // 2])
+        super().write(data[: len(data) // 2])
         self.faults.call()
-        return self.file.write(data[len(data) // 2 :])
-
-    def flush(self):
-        if not self.file.closed:
-            self.file.flush()
-
-    def fileno(self):
-        return self.file.fileno()
-
-    def close(self):
-        self.file.close()
+        return super().write(data[len(data) // 2 :]) + len(data) // 2
 
 
 TREES = [{"a": np.full(3, fill), "b": [fill, 2**80 + fill]} for fill in range(4)]
 
 
 def run_with_fault(at, dead, act):
-    """Runs `act`; returns whether it went through, and how many calls there were."""
+    """Runs `act`; returns whether it went through, and whether the fault was reached."""
     with pytest.MonkeyPatch.context() as patch:
         faults = Faults(patch, at, dead)
         try:
             act()
             through = True
         except (Killed, CheckpointError) as error:
-            assert dead == isinstance(error, Killed)
-            through = False
-    if dead:
+            through, died = False, isinstance(error, Killed)
+    if dead and not through:
+        assert died
         # What a process is at work on is forgotten with it.
         _folders._in_use.clear()
-    return through, faults.count
+    return through, faults.count > at
 
 
 @pytest.mark.parametrize("dead", [False, True], ids=["disk_full", "killed"])
 @pytest.mark.parametrize("overwrite", [False, True], ids=["beside", "over"])
 def test_a_save_that_fails_anywhere_leaves_what_was_there(tmp_path, overwrite, dead):
-    _, calls = run_with_fault(None, dead, lambda: save(tmp_path / "count" / "t", TREES[0]))
-    assert calls >= 12
-    for at in range(calls + 20):
+    for at in range(100):
         folder = tmp_path / str(at)
         save(folder / "old", TREES[0])
         target = folder / ("old" if overwrite else "new")
-        through, _ = run_with_fault(
+        through, reached = run_with_fault(
             at, dead, lambda target=target: save(target, TREES[1], overwrite=overwrite)
         )
         if not overwrite:
@@ -318,15 +293,18 @@ def test_a_save_that_fails_anywhere_leaves_what_was_there(tmp_path, overwrite, d
         save(target, TREES[2], overwrite=True)
         assert_same_bits(load(target, TREES[3]), TREES[2])
         assert sorted(os.listdir(folder)) == sorted({"old", target.name})
+        if not reached:
+            break
+    assert 10 < at < 99
 
 
 @pytest.mark.parametrize("dead", [False, True], ids=["disk_full", "killed"])
 def test_a_checkpointer_that_fails_anywhere_keeps_the_newest(tmp_path, dead):
-    for at in range(60):
+    for at in range(100):
         checkpointer = Checkpointer(tmp_path / str(at), keep_last=2)
         checkpointer.save(1, TREES[1])
         checkpointer.save(2, TREES[2])
-        through, _ = run_with_fault(
+        through, reached = run_with_fault(
             at, dead, lambda checkpointer=checkpointer: checkpointer.save(3, TREES[3])
         )
         listed = checkpointer.steps()
@@ -339,4 +317,6 @@ def test_a_checkpointer_that_fails_anywhere_keeps_the_newest(tmp_path, dead):
         assert sorted(os.listdir(tmp_path / str(at))) == [f"step_{step:08d}" for step in listed]
         again.save(4, TREES[0])
         assert again.steps() == [listed[-1], 4]
-    assert through
+        if not reached:
+            break
+    assert 15 < at < 99

@@ -17,6 +17,12 @@ _FILES = (
     _SETTINGS,  # Last: a folder that was not emptied to the end is still known as one of ours.
 )
 _FOLDERS = ("checkpoints",)
+_WORDS = {
+    "data": "images from {}",
+    "digest": "images of checksum {}",
+    "seed": "seed {}",
+    "schedule_steps": "a learning rate that falls over {} steps",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +62,12 @@ def claim(folder: Path, settings: Settings) -> None:
         return
     asked = dataclasses.asdict(settings)
     differing = [name for name in asked if held.get(name) != asked[name]]
+    if len(differing) > 1 and "digest" in differing:
+        # It follows from the others: another seed holds other images out.
+        differing.remove("digest")
     if differing:
-        told = ", ".join(f"{name} {held.get(name)!r}" for name in differing)
-        now = ", ".join(f"{name} {asked[name]!r}" for name in differing)
+        told = " and ".join(_WORDS[name].format(held.get(name)) for name in differing)
+        now = " and ".join(_WORDS[name].format(asked[name]) for name in differing)
         raise ArgumentValueError(
             f"`--run` (={folder}) holds a run with {told}, and this one would have {now}. Choose "
             "another folder with `--run`, or start over with `--fresh`."

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -40,3 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TreadleError as error:
         print(f"treadle: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        # Outside the training, which ends by itself: there is nothing to save.
+        print("treadle: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT

@@ -116,7 +116,15 @@ class Checkpointer:
         steps = self.steps()
         self._metrics = {step: self._metrics_of(step) for step in steps}
         for step in self._retention.superseded(self._metrics, newest):
-            remove(self.directory / _name(step))
+            try:
+                remove(self.directory / _name(step))
+            except FileNotFoundError:
+                continue  # Another process was faster.
+            except OSError as error:
+                raise CheckpointError(
+                    f"The checkpoint of step {newest} was saved, but that of step {step}, which it "
+                    f"supersedes, could not be removed: {error}."
+                ) from error
 
     def _metrics_of(self, step: int) -> Mapping[str, float]:
         if step not in self._metrics:

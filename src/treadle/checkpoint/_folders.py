@@ -118,9 +118,10 @@ def write_synced(path: pathlib.Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def put_in_place(new: pathlib.Path, path: pathlib.Path) -> None:
-    """Renames a complete folder to its final name, in the place of what is there, if anything."""
-    if not os.path.lexists(path):
+def put_in_place(new: pathlib.Path, path: pathlib.Path, overwrite: bool) -> None:
+    """Renames a complete folder to its final name, in the place of what is there if asked to."""
+    if not (overwrite and os.path.lexists(path)):
+        # The system refuses where a folder with something in it came to be there meanwhile.
         os.rename(new, path)
         sync_folder(path.parent)
         return

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from ._storage import Spec, quoted
 
 # Looking for the nearest of thousands of names, for thousands of names, would take minutes.
-_MOST_NEAREST = 32
+_MOST_NEAREST = 16
 
 
 def mismatches(saved: Mapping[str, Spec], wanted: Mapping[str, Spec]) -> list[str]:

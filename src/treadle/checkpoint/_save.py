@@ -143,18 +143,21 @@ def write_checkpoint(
 ) -> None:
     """Writes a checkpoint, all at once: `save`, with metrics."""
     checked = checked_metadata(metadata), checked_metrics(metrics)
+    if path.parent.is_dir():
+        with _telling(path):
+            # Before looking whether there is something at `path`, for this may put it back there.
+            clean(path.parent, path.name)
     _check_target(path, overwrite)
     entries = _entries(tree)
     with _telling(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        clean(path.parent, path.name)
         aside = Aside(path, "new")
         try:
             aside.path.mkdir()
             records = _write_leaves(aside.path / LEAVES, entries)
             write_synced(aside.path / MANIFEST, write_manifest(Manifest(records, *checked)))
             sync_folder(aside.path)
-            put_in_place(aside.path, path)
+            put_in_place(aside.path, path, overwrite)
         finally:
             aside.release()
 

@@ -32,14 +32,15 @@ def first_seen(leaves: list[Any]) -> list[int]:
     ]
 
 
-def _distinct(tree: PyTree, where: Where) -> list[Any]:
+def _distinct(tree: PyTree, where: Where | None) -> list[Any]:
     """The arrays that `where` chooses, each once, however many leaves it is."""
-    masked = zip(jax.tree.leaves(tree), jax.tree.leaves(leaf_mask(where, tree)), strict=True)
+    mask = leaf_mask(is_sized if where is None else where, tree)
+    masked = zip(jax.tree.leaves(tree), jax.tree.leaves(mask), strict=True)
     leaves = [leaf for leaf, yes in masked if yes and is_sized(leaf)]
     return [leaves[at] for at in sorted(set(first_seen(leaves)))]
 
 
-def count(tree: PyTree, where: Where = is_sized) -> int:
+def count(tree: PyTree, where: Where | None = None) -> int:
     """The number of elements in the arrays of `tree`; for a model, its parameters.
 
     Arrays are JAX's and NumPy's and whatever stands for them (`jax.ShapeDtypeStruct`, tracers).
@@ -63,7 +64,7 @@ def count(tree: PyTree, where: Where = is_sized) -> int:
     return sum(int(leaf.size) for leaf in _distinct(tree, where))
 
 
-def nbytes(tree: PyTree, where: Where = is_sized) -> int:
+def nbytes(tree: PyTree, where: Where | None = None) -> int:
     """The bytes that the arrays of `tree` take, replicas on several devices not counted.
 
     Counted like `treadle.tree.count`; a typed key takes the bytes of its data.

@@ -1,0 +1,183 @@
+"""What other processes leave behind: put back, removed, or left alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from treadle import Checkpointer
+from treadle.checkpoint import _folders, load, save
+
+
+@pytest.fixture(scope="module")
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def aside(folder, name, role, pid, host=_folders._HOST):
+    path = folder / f".{name}.{role}-{host}-{pid}-0123abcd"
+    path.mkdir()
+    (path / "leaves-00000.eqx").write_bytes(b"half")
+    return path
+
+
+def test_what_a_dead_process_left_is_removed(tmp_path, dead_pid):
+    Checkpointer(tmp_path).save(1, 1)
+    for role in ("new", "gone", "old"):
+        aside(tmp_path, "step_00000001", role, dead_pid)
+    aside(tmp_path, "step_00000002", "new", dead_pid)
+    # Of an earlier process that had the number of this one, as in a container.
+    aside(tmp_path, "step_00000003", "new", os.getpid())
+    assert Checkpointer(tmp_path).steps() == [1]
+    assert os.listdir(tmp_path) == ["step_00000001"]
+
+
+def test_what_a_process_is_at_work_on_is_left_alone(tmp_path, dead_pid):
+    Checkpointer(tmp_path).save(1, 1)
+    mine = _folders.Aside(tmp_path / "step_00000002", "new")
+    mine.path.mkdir()
+    others = [
+        mine.path,
+        aside(tmp_path, "step_00000002", "new", os.getppid()),
+        aside(tmp_path, "step_00000003", "new", 1),
+        aside(tmp_path, "step_00000004", "new", dead_pid, host="elsewhere"),
+    ]
+    strangers = [tmp_path / ".git", tmp_path / ".step_00000001.new-x"]
+    for path in strangers:
+        path.mkdir()
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(5, 5)
+    assert checkpointer.steps() == [1, 5]
+    assert all(path.exists() for path in others + strangers)
+    mine.release()
+    assert not mine.path.exists()
+
+
+def test_what_was_moved_away_by_a_dead_process_is_put_back(tmp_path, dead_pid):
+    save(tmp_path / "step_00000001", 1)
+    moved = tmp_path / f".step_00000001.old-{_folders._HOST}-{dead_pid}-0123abcd"
+    os.rename(tmp_path / "step_00000001", moved)
+    # At once by who asks for it, and for good by the next one to write there.
+    assert load(tmp_path / "step_00000001", 0) == 1
+    assert moved.exists()
+    assert Checkpointer(tmp_path).steps() == [1]
+    assert not moved.exists()
+    os.rename(tmp_path / "step_00000001", moved)
+    save(tmp_path / "step_00000002", 2)
+    assert moved.exists()
+    # Without being asked to, nobody writes over it either.
+    with pytest.raises(ValueError, match="exists already"):
+        save(tmp_path / "step_00000001", 3)
+    assert load(tmp_path / "step_00000001", 0) == 1
+    save(tmp_path / "step_00000001", 3, overwrite=True)
+    assert load(tmp_path / "step_00000001", 0) == 3
+    assert sorted(os.listdir(tmp_path)) == ["step_00000001", "step_00000002"]
+
+
+def test_half_a_checkpoint_is_never_found(tmp_path, dead_pid):
+    aside(tmp_path, "t", "old", dead_pid)
+    aside(tmp_path, "t", "new", dead_pid)
+    with pytest.raises(FileNotFoundError, match="There is no checkpoint at"):
+        load(tmp_path / "t", 0)
+
+
+KILL = """
+import os, sys
+import numpy as np
+from treadle.checkpoint import Checkpointer, load, save
+
+directory, trees = sys.argv[1], [[np.full(3, fill)] for fill in range(3)]
+for at in range(100):
+    path = f"{directory}/{at}/step_00000001"
+    save(path, trees[0])
+    child = os.fork()
+    if child == 0:
+        calls = iter(range(at))
+        def dying(function):
+            def call(*args, **kwargs):
+                if next(calls, None) is None:
+                    os._exit(1)
+                return function(*args, **kwargs)
+            return call
+        for name in ("mkdir", "rename", "fsync", "unlink", "rmdir"):
+            setattr(os, name, dying(getattr(os, name)))
+        save(path, trees[1], overwrite=True)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    read = int(load(path, trees[2])[0][0])
+    assert read == 1 if status == 0 else read in (0, 1), (at, read, status)
+    assert Checkpointer(f"{directory}/{at}").steps() == [1]
+    assert load(path, trees[2])[0].tolist() == [read] * 3
+    assert os.listdir(f"{directory}/{at}") == ["step_00000001"]
+    if status == 0:
+        break
+print("killed", at, "times")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_that_is_killed_anywhere_leaves_a_checkpoint(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILL, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) >= 9
+
+
+def test_a_folder_that_cannot_be_synced_is_written_all_the_same(tmp_path, monkeypatch):
+    def refuse(descriptor, *, sync=os.fsync):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            raise OSError(22, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    save(tmp_path / "t", 1)
+    assert load(tmp_path / "t", 0) == 1
+
+
+def test_everything_is_synced_before_it_has_its_name(tmp_path, monkeypatch):
+    events = []
+
+    def seen(descriptor, *, sync=os.fsync):
+        events.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+        sync(descriptor)
+
+    def renamed(source, target, *, rename=os.rename):
+        events.append("rename")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    monkeypatch.setattr(os, "rename", renamed)
+    save(tmp_path / "in" / "t", 1)
+    leaves, manifest, folder, rename, parent = events
+    assert (leaves, manifest) == ("leaves-00000.eqx", "manifest.json")
+    assert folder.startswith(".t.new-")
+    assert (rename, parent) == ("rename", "in")
+
+
+def test_a_new_parent_that_vanishes_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "mkdir", lambda *args, **kwargs: shutil.rmtree(tmp_path))
+    with pytest.raises(ValueError, match=r"`path` .* could not be written: \[Errno 2\]"):
+        save(tmp_path / "a" / "t", 1)
+
+
+def test_what_came_to_be_there_meanwhile_is_kept(tmp_path, monkeypatch):
+    def racing(source, target, *, rename=os.rename):
+        monkeypatch.undo()
+        save(tmp_path / "t", 2)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", racing)
+    with pytest.raises(ValueError, match=r"could not be written: .*not empty"):
+        save(tmp_path / "t", 1)
+    assert load(tmp_path / "t", 0) == 2
+    assert os.listdir(tmp_path) == ["t"]
