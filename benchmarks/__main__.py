@@ -13,6 +13,8 @@ from ._process import WorkerError
 from ._report import into_docs, markdown, print_report
 from .measures import MEASURES
 
+# The load above which a machine is not idle.
+_QUIET = 0.7
 # Of tables that are written to a file or a pipe.
 _WIDTH = 140
 
@@ -46,6 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _measure(names: tuple[str, ...], options: Options, console: Console) -> dict:
     result = {**_machine.describe(), "smoke": options.smoke, "benchmarks": {}}
+    load = result["machine"]["load_before"]
+    if load > _QUIET and not options.smoke:
+        console.print(f"The load is {load}: something else is running, and ratios will be off.")
     for name in names:
         result["benchmarks"][name] = MEASURES[name].measure(options, console)
         print_report(name, result, console)

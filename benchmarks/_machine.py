@@ -31,10 +31,15 @@ def describe() -> dict:
             "cores": len(os.sched_getaffinity(0)) if _has_affinity() else os.cpu_count(),
             "memory_gib": round(_memory() / 2**30, 1),
             "system": f"{platform.system()} {platform.machine()}",
-            "load_before": round(os.getloadavg()[0], 2),
+            "load_before": load(),
         },
         "versions": {"python": platform.python_version()} | _versions(),
     }
+
+
+def load() -> float:
+    """How many processes wanted to run, on average over the last minute."""
+    return round(os.getloadavg()[0], 2)
 
 
 def sentence(described: dict) -> str:
@@ -43,7 +48,8 @@ def sentence(described: dict) -> str:
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
         f"{described['date']}: {machine['cores']} cores ({machine['cpu']}), "
-        f"{machine['memory_gib']} GiB, {machine['system']}. {listed}."
+        f"{machine['memory_gib']} GiB, {machine['system']}, load before {machine['load_before']}. "
+        f"{listed}."
     )
 
 

@@ -74,6 +74,8 @@ class Worker:
         line = self._source.readline()
         if not line:
             status = self._process.wait()
+            # What it printed last may still be on its way through the terminal.
+            self._drain.join(timeout=5)
             screen = b"".join(self._output).decode(errors="replace")
             raise WorkerError(f"The worker ended with status {status}. It had printed:\n{screen}")
         answer = json.loads(line)

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from .._options import Options
 from .._statistics import ratio
-from .._table import Goal, Table
+from .._table import Goal, Table, number
 from . import _races
 
 TITLE = "Whole loops"
@@ -54,8 +54,13 @@ def goals(data: dict) -> list[Goal]:
     found = []
     for config in data["configs"]:
         for name, reference, bound in _GOALS + (_LEAFY_GOALS if config == "leafy" else ()):
-            ours, other = (_races.rates(data, config, who) for who in (name, reference))
+            ours, other, floor = (
+                _races.rates(data, config, who) for who in (name, reference, "floor")
+            )
             if ours and other:
                 title = f"{config}: {name} ÷ {reference}"
+                if floor and reference not in ("floor", "floor-scan"):
+                    # A bound above this is out of reach for any library.
+                    title += f" (the floor: {number(ratio(floor, other).median)})"
                 found.append(Goal(title, ratio(ours, other).median, bound))
     return found

@@ -100,6 +100,7 @@ def test_race_goals(result):
     assert found["leafy: treadle-fit-50 ÷ floor-scan"].met
     against = next(goal for name, goal in found.items() if "÷ equinox" in name)
     assert against.measured == 4.0
+    assert against.name == "leafy: treadle-fit ÷ equinox (the floor: 5.00)"
     # Who is not there has no goals.
     assert not any("klax" in name for name in found)
 

@@ -1,10 +1,14 @@
 """`treadle.save` and `treadle.load`: what a leaf is on disk, and what does not fit."""
 
 import enum
+import hashlib
+import io
 import json
 import os
 import pathlib
+import pickle
 import struct
+import zlib
 
 import equinox as eqx
 import jax
@@ -217,6 +221,9 @@ def test_the_order_of_memory_and_of_bytes_is_kept(tmp_path):
         assert after.dtype == before.dtype
         assert np.array_equal(after, before)
     assert read[0].flags.f_contiguous
+    tree[2] = tree[2].astype("f4")
+    with pytest.raises(CheckpointError, match=r"`2` is >f4\[3\] .* and float32\[3\] in `like`"):
+        load(tmp_path / "t", tree)
 
 
 def test_a_state_goes_under_the_names_of_its_views_and_trains_on(tmp_path):
@@ -406,30 +413,50 @@ def test_another_format_is_told(tmp_path):
         load(tmp_path / "t", 1)
 
 
-def test_pickles_are_never_read(tmp_path):
-    import hashlib
-    import pickle
-    import zlib
+def forge(path, raw):
+    """Puts other bytes in the place of the only leaf, and makes the digests fit."""
+    (path / LEAVES).write_bytes(raw)
+    text = (path / "manifest.json").read_text()
+    (leaf,) = manifest(path)["leaves"]
+    text = text.replace(leaf["digest"], f"crc32:{zlib.crc32(raw):08x}")
+    text = text.replace(f'"nbytes": {leaf["nbytes"]}', f'"nbytes": {len(raw)}')
+    digest = manifest(path)["digest"]
+    blank = text.replace(digest, "sha256:" + "0" * 64)
+    fitting = "sha256:" + hashlib.sha256(blank.encode()).hexdigest()
+    (path / "manifest.json").write_text(text.replace(digest, fitting))
 
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_pickles_are_never_read(tmp_path):
     class Evil:
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "owned"),))
 
     save(tmp_path / "t", np.zeros(1))
-    header = np.zeros(1)
-    np.save(tmp_path / "plain.npy", header)
-    raw = (tmp_path / "plain.npy").read_bytes().replace(b"'<f8'", b"'|O' ")[:128]
-    raw += pickle.dumps(Evil())
-    (tmp_path / "t" / LEAVES).write_bytes(raw)
-    # A forger would make the digests fit.
-    text = (tmp_path / "t" / "manifest.json").read_text()
-    (leaf,) = manifest(tmp_path / "t")["leaves"]
-    text = text.replace(leaf["digest"], f"crc32:{zlib.crc32(raw):08x}")
-    text = text.replace(f'"nbytes": {leaf["nbytes"]}', f'"nbytes": {len(raw)}')
-    digest = manifest(tmp_path / "t")["digest"]
-    blank = text.replace(digest, "sha256:" + "0" * 64)
-    fitting = "sha256:" + hashlib.sha256(blank.encode()).hexdigest()
-    (tmp_path / "t" / "manifest.json").write_text(text.replace(digest, fitting))
+    header = npy(np.zeros(1)).replace(b"'<f8'", b"'|O' ")[:128]
+    forge(tmp_path / "t", header + pickle.dumps(Evil()))
     with pytest.raises(CheckpointError, match=r"damaged .*dtype object is pickled"):
         load(tmp_path / "t", np.zeros(1))
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("other", [np.zeros((2, 2)), np.zeros((2, 1, 1)), np.zeros(2, np.int64)])
+def test_a_file_that_contradicts_the_manifest_is_told(tmp_path, other):
+    save(tmp_path / "t", np.zeros((1, 2)))
+    forge(tmp_path / "t", npy(np.ones((1, 2))))
+    assert load(tmp_path / "t", np.zeros((1, 2))).tolist() == [[1, 1]]
+    forge(tmp_path / "t", npy(other))
+    with pytest.raises(CheckpointError, match=r"damaged at .*: the file has (float|int)64\[2"):
+        load(tmp_path / "t", np.zeros((1, 2)))
+
+
+def test_what_is_no_array_at_all_is_told(tmp_path):
+    save(tmp_path / "t", np.zeros(1))
+    forge(tmp_path / "t", b"thesis" * 20)
+    with pytest.raises(CheckpointError, match=r"damaged .* not an array in NumPy's format"):
+        load(tmp_path / "t", np.zeros(1))

@@ -9,17 +9,22 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<info>[^`]*)$")
 _NO_RUN = re.compile(r"^\s*<!-- no-run: (?P<reason>.+) -->\s*$")
+_OUTPUT = "<!-- output -->"
 _DIRECTIVE = re.compile(r"^::: (?P<path>[\w.]+)\s*$")
 
 
 @dataclasses.dataclass
 class Block:
-    """One fenced block: its language, its code, the line its code starts on, why not to run it."""
+    """One fenced block: its language, its code, the line that its code starts on.
+
+    `no_run` is why it must not run; `is_output` says that it is what the block before it prints.
+    """
 
     language: str
     code: str
     line: int
     no_run: str | None
+    is_output: bool
 
 
 @dataclasses.dataclass
@@ -51,7 +56,8 @@ def blocks(text: str) -> Iterator[Block]:
         code = "\n".join(line.removeprefix(fence["indent"]) for line in lines[at + 1 : end])
         language = fence["info"].strip().split(" ")[0]
         marker = _NO_RUN.match(before)
-        yield Block(language, code, at + 2, marker["reason"] if marker else None)
+        reason = marker["reason"] if marker else None
+        yield Block(language, code, at + 2, reason, before.strip() == _OUTPUT)
         at, before = end + 1, ""
 
 

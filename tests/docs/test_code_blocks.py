@@ -1,5 +1,11 @@
-"""Every Python block of README and site runs: page by page, each page in one namespace."""
+"""Every Python block of README and site runs: page by page, each page in one namespace.
 
+A block under `<!-- no-run: reason -->` is left out. One under `<!-- output -->` is what the Python
+block before it prints, line breaks aside.
+"""
+
+import contextlib
+import io
 import pathlib
 import sys
 import types
@@ -8,9 +14,14 @@ import pytest
 from tests.docs.pages import ROOT, Block, blocks, pages
 
 
-def _python_blocks(page: pathlib.Path) -> list[Block]:
+def checked_blocks(page: pathlib.Path) -> list[Block]:
+    """The blocks that run, and the outputs that are compared."""
     found = blocks(page.read_text(encoding="utf-8"))
-    return [block for block in found if block.language == "python" and block.no_run is None]
+    return [
+        block
+        for block in found
+        if (block.language == "python" and block.no_run is None) or block.is_output
+    ]
 
 
 def run_page(page: pathlib.Path) -> None:
@@ -19,15 +30,21 @@ def run_page(page: pathlib.Path) -> None:
     module.__file__ = str(page)
     # Dataclasses, and so equinox modules, look their module up by name.
     sys.modules[module.__name__] = module
+    printed = io.StringIO()
     try:
-        for block in _python_blocks(page):
+        for block in checked_blocks(page):
+            if block.is_output:
+                assert printed.getvalue().split() == block.code.split(), f"{page}:{block.line}"
+                continue
+            printed = io.StringIO()
             aligned = "\n" * (block.line - 1) + block.code
-            exec(compile(aligned, str(page), "exec"), module.__dict__)
+            with contextlib.redirect_stdout(printed):
+                exec(compile(aligned, str(page), "exec"), module.__dict__)
     finally:
         del sys.modules[module.__name__]
 
 
-WITH_CODE = [page for page in pages() if _python_blocks(page)]
+WITH_CODE = [page for page in pages() if checked_blocks(page)]
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
@@ -55,3 +72,12 @@ def test_blocks_share_a_namespace_and_skip_what_is_marked(tmp_path):
     assert [block.no_run for block in found] == [None, "needs a cluster", None, None]
     assert [block.language for block in found] == ["python", "python", "bash", "python"]
     assert found[-1].code == "assert x == 1"
+
+
+def test_an_output_that_is_not_printed_fails(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint('a', 'b')\n```\n\n<!-- output -->\n\n```text\na\nb\n```\n")
+    run_page(page)
+    page.write_text(page.read_text().replace("a\nb", "a\nc"))
+    with pytest.raises(AssertionError, match=r"page\.md:8"):
+        run_page(page)

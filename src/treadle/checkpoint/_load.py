@@ -57,9 +57,15 @@ class _Leaves:
         if crc32(zlib.crc32(raw.data)) != record.digest:
             raise self._damaged(record, f"its bytes are not those that were written ({self._name})")
         try:
-            return _parse(raw)
+            stored = _parse(raw)
         except ValueError as error:
             raise self._damaged(record, f"it is not an array in NumPy's format: {error}") from error
+        # NumPy's format knows bfloat16 as two raw bytes.
+        dtype = np.dtype("V2" if record.spec.storage == "bfloat16" else record.spec.storage)
+        ndim = len(record.spec.shape)  # Of keys; their data have an axis more.
+        if stored.dtype != dtype or stored.shape[:ndim] != record.spec.shape:
+            raise self._damaged(record, f"the file has {stored.dtype}{list(stored.shape)} there")
+        return stored
 
     def _damaged(self, record: Record, how: str) -> CheckpointError:
         return CheckpointError(
