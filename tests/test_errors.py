@@ -111,7 +111,7 @@ def test_globs_that_match_nothing(model):
 
 
 def test_masks_that_do_not_fit(model):
-    with pytest.raises(treadle.TreeError, match=r"does not fit the model"):
+    with pytest.raises(treadle.TreeError, match=r"does not fit the tree"):
         run(loss_fn, model=model, trainable={"first": True})
     with pytest.raises(treadle.ArgumentTypeError, match=r"`trainable` holds 3"):
         run(loss_fn, model=model, trainable=3)

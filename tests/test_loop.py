@@ -386,10 +386,21 @@ def test_progress_bar_draws_what_is_ready():
         bar = treadle.callbacks.ProgressBar(console)
         fit(callbacks=[slow, pause, bar], eval=(EVAL, [make_batch()]), eval_every=6)
     text = console.export_text()
-    assert "training" in text
+    assert "compiling" in text
     assert "12/12" in text
     for word in ("loss", "accuracy", "eval accuracy", "ex/s"):
         assert word in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_progress_bar_never_cuts_the_step(width):
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, force_terminal=True, width=width, record=True)
+        bar = treadle.callbacks.ProgressBar(console)
+        fit(callbacks=[bar], eval=(EVAL, [make_batch()]), num_steps=120)
+    text = console.export_text()
+    assert "120/120" in text
+    assert "…" not in text
 
 
 def test_progress_lines_where_there_is_no_terminal(capsys):

@@ -14,8 +14,9 @@ from ._errors import TreeError
 from ._gradient import Gradient, LossOfBatch, LossSpec, require_divisible
 from ._random import step_key
 from ._state import Parts
-from ._trainable import Trainable, trainable_mask
+from ._trainable import trainable_mask
 from .tree._paths import flatten_with_paths
+from .tree._where import Where
 
 NO_FAULT = -1
 
@@ -25,7 +26,7 @@ class StepSpec(NamedTuple):
 
     loss: LossSpec
     optimizer: optax.GradientTransformationExtraArgs
-    trainable: Trainable
+    trainable: Where
     nonfinite: str
 
 
@@ -82,7 +83,7 @@ def advance(spec: StepSpec, parts: Parts, batch: Batch, args: Args | None) -> tu
     require_divisible(batch, spec.loss.accumulate)
     mask = trainable_mask(spec.trainable, parts.model)
     trainable, frozen = eqx.partition(parts.model, mask)
-    key = step_key(parts.key, parts.step)
+    key = step_key(parts.key.typed(), parts.step)
     loss = LossOfBatch(spec.loss, frozen, batch, key, args)
     gradient = loss.gradient(trainable)
     with optax_promotion():

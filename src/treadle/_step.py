@@ -41,9 +41,10 @@ from ._gradient import LossSpec
 from ._loss import require_signature, takes_args, unwanted_args
 from ._program import NO_FAULT, StepSpec, advance, init_faults, optax_promotion
 from ._random import as_key, model_key, training_key
-from ._state import _CONSUMED, Bundle, Parts, TrainState, copy_leaf
-from ._trainable import Trainable, trainable_mask
+from ._state import _CONSUMED, Bundle, Parts, RawKey, TrainState, copy_leaf
+from ._trainable import trainable_mask
 from ._weighted import ZeroWeightWarning
+from .tree._where import Where
 
 _log = logging.getLogger("treadle")
 
@@ -98,7 +99,7 @@ class TrainStep:
         optimizer: Door[optax.GradientTransformation],
         *,
         batched: bool = False,
-        trainable: Door[Trainable] = eqx.is_inexact_array,
+        trainable: Door[Where] = eqx.is_inexact_array,
         accumulate: Door[int] = 1,
         nonfinite: Door[str] = "raise",
         donate: bool = True,
@@ -153,7 +154,7 @@ class TrainStep:
         parts = Parts(
             model=model,
             opt_state=jax.tree.map(_as_optimizer_array, opt_state),
-            key=training_key(key),
+            key=RawKey.of(training_key(key)),
             step=jnp.zeros((), jnp.int32),
             faults=init_faults(),
         )

@@ -78,6 +78,37 @@ def test_what_was_moved_away_by_a_dead_process_is_put_back(tmp_path, dead_pid):
     assert sorted(os.listdir(tmp_path)) == ["step_00000001", "step_00000002"]
 
 
+def test_what_a_failing_disk_left_is_put_back_by_the_same_process(tmp_path, monkeypatch):
+    save(tmp_path / "t", 1)
+    renames = []
+
+    def failing(source, target, *, rename=os.rename):
+        renames.append(target)
+        if len(renames) > 1:
+            raise OSError("the disk is gone")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(ValueError, match=r"could not be written: the disk is gone"):
+        save(tmp_path / "t", 2, overwrite=True)
+    assert not (tmp_path / "t").exists()
+    monkeypatch.undo()
+    assert load(tmp_path / "t", 0) == 1
+    assert Checkpointer(tmp_path).steps() == []
+    assert os.listdir(tmp_path) == ["t"]
+    assert load(tmp_path / "t", 0) == 1
+
+
+def test_a_process_of_another_user_is_alive(tmp_path, monkeypatch):
+    def refuse(pid, number):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    path = aside(tmp_path, "t", "new", 2**22 - 1)
+    Checkpointer(tmp_path)
+    assert path.exists()
+
+
 def test_half_a_checkpoint_is_never_found(tmp_path, dead_pid):
     aside(tmp_path, "t", "old", dead_pid)
     aside(tmp_path, "t", "new", dead_pid)

@@ -23,6 +23,7 @@ from tests.helpers import Net, assert_same, loss_fn, make_batch
 import treadle
 from treadle import CheckpointError, TreadleError
 from treadle.checkpoint import load, read_metadata, save, storage_like
+from treadle.checkpoint._storage import _enable_x64 as enable_x64  # Of any version of jax.
 
 LEAVES = "leaves-00000.eqx"
 
@@ -184,7 +185,7 @@ def test_trees_of_few_leaves(tmp_path, tree):
 )
 def test_every_bit_of_a_nan_is_kept(tmp_path, bits, dtype):
     array = np.array([bits], f"u{jnp.dtype(dtype).itemsize}").view(jnp.dtype(dtype))
-    with jax.enable_x64(True):
+    with enable_x64(True):
         tree = {"numpy": array, "jax": jax.device_put(array)}
     save(tmp_path / "t", tree)
     read = load(tmp_path / "t", tree)

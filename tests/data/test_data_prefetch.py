@@ -18,6 +18,7 @@ import pytest
 from treadle import TreadleError
 from treadle.data import _prefetch as implementation
 from treadle.data import arrays, decode_position, encode_position, prefetch
+from treadle.data._place import _enable_x64 as enable_x64  # Of any version of jax.
 
 # How long a test waits for what must happen; only a failing test ever waits that long.
 PATIENCE = 30.0
@@ -331,7 +332,7 @@ def test_batches_stay_numpy_on_cpu_unless_asked():
 
 def test_batches_go_to_the_device_of_the_reader():
     device = jax.devices()[-1]
-    with jax.default_device(device), jax.enable_x64(True):
+    with jax.default_device(device), enable_x64(True):
         (placed,) = prefetch([np.arange(3.0)], to_device=True)
     assert placed.devices() == {device}
     assert placed.dtype == np.float64

@@ -110,7 +110,7 @@ def require_callbacks(callbacks: Door[list[Callback]]) -> None:
                 f"`callbacks` holds {callback!r}, which is not a `treadle.Callback`: derive from "
                 f"it, and write the methods you want."
             )
-        require_frequencies(every=callback.every)
+        require_frequencies(every=callback.every, interval=callback.interval)
         has_state = type(callback).get_state is not Callback.get_state
         if has_state and not isinstance(callback, Log) and callback.name in seen:
             raise ArgumentValueError(

@@ -189,8 +189,10 @@ class _Loop:
         self._figures: dict[str, Any] | None = None
         self._metrics: StepMetrics | None = None
         self._stop: str | None = None
+        self._seen = 0
         # A step costs microseconds here, so callbacks that do nothing on it are not called.
         self._on_step = [cb for cb in callbacks if type(cb).on_step is not Callback.on_step]
+        self._on_each = [cb for cb in self._on_step if not cb.per_dispatch]
         every = (eval_every, *(callback.every for callback in callbacks))
         self._boundaries = [number for number in every if number is not None]
 
@@ -200,18 +202,18 @@ class _Loop:
         with frozen_garbage(), Interrupts() as interrupts:
             try:
                 for callback in self.callbacks:
-                    callback.on_start(self._context(0).lend(1))
+                    callback.on_start(self._context().lend(1))
                 while self.count < self.num_steps and self._stop is None:
                     self._advance()
                     self._stop = self._stop or interrupts.reason
                 self.step.check(self.state)
                 self.history.stopped = self._stop if self.count < self.num_steps else None
                 for callback in self.callbacks:
-                    callback.on_end(self._context(0).lend(1))
+                    callback.on_end(self._context().lend(1))
             except BaseException as error:
                 # Each is told, and then the error goes on as it came.
                 for callback in self.callbacks:
-                    callback.on_error(self._context(0).lend(1), error)
+                    callback.on_error(self._context().lend(1), error)
                 raise
         return self.state
 
@@ -227,13 +229,10 @@ class _Loop:
         self.state, metrics = self._dispatch(batch, size)
         self.seconds["step"] += time.perf_counter() - fed
         dispatched = Dispatched(metrics)
-        if size == 1:
-            self._after_step(StepMetrics(dispatched), leading_size(batch), last=True)
-        else:
-            examples = leading_size(batch, axis=1)
-            for index in range(size):
-                metrics_of_step = StepMetrics(dispatched, index)
-                self._after_step(metrics_of_step, examples, last=index == size - 1)
+        each = leading_size(batch, axis=0 if size == 1 else 1)
+        for index in range(size - 1):
+            self._after_step(dispatched, index, each, self._on_each)
+        self._after_step(dispatched, None if size == 1 else size - 1, each, self._on_step)
         if self._eval_due():
             self._evaluate()
 
@@ -250,12 +249,20 @@ class _Loop:
             room = min(room, every - self.count % every)
         return self.fuse if room >= self.fuse else 1
 
-    def _after_step(self, metrics: StepMetrics, examples: int, *, last: bool) -> None:
-        self.count += 1
-        self._metrics = metrics
-        context = self._context(examples)
-        for callback in self._on_step:
-            callback.on_step(context.lend(callback.every if last else None))
+    def _after_step(
+        self, dispatched: Dispatched, index: int | None, examples: int, callbacks: list[Callback]
+    ) -> None:
+        """Calls those that want to hear of this step; `index` is its place in the dispatch."""
+        self.count = count = self.count + 1
+        self._seen += examples
+        last = callbacks is self._on_step
+        due = [callback for callback in callbacks if not count % callback.interval]
+        if due or last:
+            self._metrics = StepMetrics(dispatched, index)
+        if due:
+            context = self._context()
+            for callback in due:
+                callback.on_step(context.lend(callback.every if last else None))
 
     def _eval_due(self) -> bool:
         if self.evaluation is None:
@@ -272,7 +279,7 @@ class _Loop:
             self._figures = dict(self.evaluation(self.state))
         self.seconds["eval"] += time.perf_counter() - start
         for callback in self.callbacks:
-            callback.on_eval(self._context(0).lend(1))
+            callback.on_eval(self._context().lend(1))
 
     def _data_ended(self) -> None:
         if not self.feed.consumed:
@@ -282,7 +289,7 @@ class _Loop:
             )
         self._stop = f"the data ended after {self.feed.consumed} batches"
 
-    def _context(self, examples: int) -> Context:
+    def _context(self) -> Context:
         return Context(
             self,
             self.count,
@@ -290,7 +297,7 @@ class _Loop:
             self._metrics,
             self._figures,
             self._eval_due(),
-            examples,
+            self._seen,
             self.seconds,
         )
 

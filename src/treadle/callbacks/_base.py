@@ -29,7 +29,7 @@ class Context:
         metrics: The newest step's own metrics (a `StepMetrics`), or `None` before the first.
         eval: The newest evaluation's figures, or `None` before the first.
         eval_due: Whether an evaluation follows this step.
-        examples: How many examples the step trained on (0 outside `on_step`).
+        seen: How many examples this call of `fit` has trained on.
         seconds: Wall time so far by what it went to: `data`, `step`, `eval`, `save`.
     """
 
@@ -38,10 +38,10 @@ class Context:
         "_host",
         "eval",
         "eval_due",
-        "examples",
         "metrics",
         "num_steps",
         "seconds",
+        "seen",
         "step",
     )
 
@@ -53,7 +53,7 @@ class Context:
         metrics: Any,
         figures: Mapping[str, Any] | None,
         eval_due: bool,
-        examples: int,
+        seen: int,
         seconds: Mapping[str, float],
     ):
         self._host = host
@@ -64,7 +64,7 @@ class Context:
         self.metrics = metrics
         self.eval = figures
         self.eval_due = eval_due
-        self.examples = examples
+        self.seen = seen
         self.seconds = seconds
 
     def lend(self, every: int | None) -> "Context":
@@ -105,6 +105,8 @@ class Callback:
         every: On which steps the callback reads `ctx.state`: on multiples of this number; `None`
             for never (outside `on_start`, `on_eval` and `on_end`, where it is always there). With
             `steps_per_call=K` the loop does not run over such a step.
+        interval: On which steps `on_step` is called: on multiples of this number.
+        per_dispatch: Whether, of steps that are fused, `on_step` is called after the last only.
         name: Under which its own state is kept in checkpoints; must be unique where there is one.
 
     Example:
@@ -116,6 +118,8 @@ class Callback:
     """
 
     every: int | None = None
+    interval: int = 1
+    per_dispatch: bool = False
 
     @property
     def name(self) -> str:

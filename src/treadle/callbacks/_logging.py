@@ -26,9 +26,8 @@ class Log(Callback):
 
     def on_step(self, ctx: Context) -> None:
         """Queues the row; writes those that are ready."""
-        if ctx.step % self.interval == 0:
-            self._pending.append((ctx.step, ctx.metrics, ""))
-            self._write(_MOST_PENDING)
+        self._pending.append((ctx.step, ctx.metrics, ""))
+        self._write(_MOST_PENDING)
 
     def on_eval(self, ctx: Context) -> None:
         """Queues the figures of the evaluation behind the steps before it."""

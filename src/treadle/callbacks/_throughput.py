@@ -18,6 +18,8 @@ class Throughput(Callback):
         flops: Floating point operations of one step, such as `step.compile(state, batch).flops`.
     """
 
+    per_dispatch = True
+
     def __init__(self, flops: Door[float | None] = None):
         if flops is not None and flops <= 0:
             raise ArgumentValueError(f"`flops` (={flops!r}) must be positive, or None.")
@@ -25,7 +27,7 @@ class Throughput(Callback):
         self.steps_per_second: float | None = None
         self.examples_per_second: float | None = None
         self._start: float | None = None
-        self._steps = self._examples = 0
+        self._begun = (0, 0)
         self._newest: Any = None
 
     @property
@@ -37,7 +39,7 @@ class Throughput(Callback):
 
     def on_start(self, ctx: Context) -> None:
         """Starts anew."""
-        self._start, self._steps, self._examples = None, 0, 0
+        self._start = None
 
     def on_step(self, ctx: Context) -> None:
         """Counts."""
@@ -45,18 +47,16 @@ class Throughput(Callback):
         if self._start is None:
             dict(ctx.metrics)  # Waits: the clock starts when the first call is over.
             self._start = time.perf_counter()
-            return
-        self._steps += 1
-        self._examples += ctx.examples
+            self._begun = (ctx.step, ctx.seen)
 
     def on_end(self, ctx: Context) -> None:
         """Waits for the last step, and divides."""
-        if self._start is None or not self._steps:
+        if self._start is None or ctx.step == self._begun[0]:
             return
         dict(self._newest)
         elapsed = time.perf_counter() - self._start
-        self.steps_per_second = self._steps / elapsed
-        self.examples_per_second = self._examples / elapsed
+        self.steps_per_second = (ctx.step - self._begun[0]) / elapsed
+        self.examples_per_second = (ctx.seen - self._begun[1]) / elapsed
 
 
 class TimeSplit(Callback):

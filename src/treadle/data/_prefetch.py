@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sized
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import jax
@@ -49,6 +49,16 @@ class _Channel:
         self.stopped = False
         for _ in range(size):
             self.room.put(None)
+
+    def take(self) -> _Ready | _End | _Failure:
+        """What was made next, waiting for it."""
+        while True:
+            try:
+                # With an end to the wait, for Ctrl-C does not end one that begins just after it;
+                # on Windows, none.
+                return self.ready.get(timeout=1.0)
+            except Empty:
+                pass
 
     def stop(self) -> None:
         """Tells the worker to end, after the batch that it is making; never waits."""
@@ -142,7 +152,7 @@ class PrefetchIterator:
         if self._over is None:
             # Not before: a position that is set first would throw away what was made until then.
             channel = self._channel or self._start()
-            made = channel.ready.get()
+            made = channel.take()
             if isinstance(made, _Ready):
                 self._position = made.position
                 channel.room.put(None)
