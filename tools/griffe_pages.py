@@ -20,11 +20,15 @@ class Pages(griffe.Extension):
     """Examples as code, and annotations without what only our tests need."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: object) -> None:
-        """Takes `Example:` for `Examples:`, the only heading under which `>>>` is shown as code."""
-        if obj.docstring is not None:
-            obj.docstring.value = re.sub(
-                r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE
-            )
+        """Rewrites what griffe does not read as it is meant."""
+        if obj.docstring is None:
+            return
+        text = obj.docstring.value
+        # `>>>` is shown as code under this heading only.
+        text = re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)
+        # A list of errors that points to another's is a sentence.
+        text = re.sub(r"^( *)Raises:\n +(As a call)", r"\1**Raises:** \2", text, flags=re.MULTILINE)
+        obj.docstring.value = text
 
     def on_function(self, *, func: griffe.Function, **kwargs: object) -> None:
         """Shows arguments as users write them."""

@@ -201,13 +201,16 @@ def test_a_new_parent_that_vanishes_is_told(tmp_path, monkeypatch):
         save(tmp_path / "a" / "t", 1)
 
 
-def test_what_came_to_be_there_meanwhile_is_kept(tmp_path, monkeypatch):
-    def racing(source, target, *, rename=os.rename):
+@pytest.mark.parametrize("during", ["fsync", "rename"])
+def test_what_came_to_be_there_meanwhile_is_kept(tmp_path, monkeypatch, during):
+    call = getattr(os, during)
+
+    def racing(*args):
         monkeypatch.undo()
         save(tmp_path / "t", 2)
-        rename(source, target)
+        return call(*args)
 
-    monkeypatch.setattr(os, "rename", racing)
+    monkeypatch.setattr(os, during, racing)
     with pytest.raises(ValueError, match=r"could not be written: .*not empty"):
         save(tmp_path / "t", 1)
     assert load(tmp_path / "t", 0) == 2

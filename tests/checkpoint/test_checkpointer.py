@@ -2,12 +2,14 @@
 
 import math
 import os
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from treadle import Checkpointer, CheckpointError, CheckpointNotFoundError, TreadleError
+from treadle.checkpoint import _checkpointer as implementation
 from treadle.checkpoint import load
 
 
@@ -138,6 +140,29 @@ def test_a_damaged_old_one_does_not_stop_a_save(tmp_path):
     (tmp_path / "step_00000001" / "manifest.json").write_text("{}")
     checkpointer = Checkpointer(tmp_path, keep_best=("acc", "max", 1))
     checkpointer.save(2, 2)
+    assert checkpointer.steps() == [1, 2]
+
+
+def test_another_process_may_be_faster_at_removing(tmp_path, monkeypatch):
+    remove = implementation.remove
+
+    def late(path):
+        shutil.rmtree(path)
+        remove(path)
+
+    monkeypatch.setattr(implementation, "remove", late)
+    assert saved(tmp_path, {1: None, 2: None, 3: None}, keep_last=1) == [3]
+
+
+def test_one_that_cannot_be_removed_is_told(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(implementation, "remove", refuse)
+    checkpointer = Checkpointer(tmp_path, keep_last=1)
+    checkpointer.save(1, 1)
+    with pytest.raises(CheckpointError, match=r"step 2 was saved, but that of step 1, .*denied"):
+        checkpointer.save(2, 2)
     assert checkpointer.steps() == [1, 2]
 
 

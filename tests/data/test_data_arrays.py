@@ -10,12 +10,12 @@ import pytest
 
 from treadle import TreadleError
 from treadle.data import arrays
-from treadle.data._order import epoch_order, order_key
+from treadle.data._order import epoch_order, order_words
 
 # Written by jax 0.6.1 with NumPy 2.0 and by jax 0.10.2 with NumPy 2.4.
-PINNED_0 = [2, 6, 5, 1, 4, 9, 0, 7, 8, 3]
-PINNED_1 = [1, 9, 5, 2, 4, 0, 3, 6, 7, 8]
-PINNED_RBG = [2, 6, 4, 7, 1, 5, 8, 0, 3, 9]
+PINNED_0 = [3, 6, 5, 9, 1, 7, 8, 2, 0, 4]
+PINNED_1 = [3, 6, 4, 5, 7, 2, 0, 8, 9, 1]
+PINNED_RBG = [8, 1, 0, 7, 3, 6, 4, 9, 2, 5]
 
 
 def rows(batches, count=None):
@@ -75,7 +75,7 @@ def test_a_raw_key_is_the_typed_one():
 
 
 def test_orders_are_even():
-    root = order_key(jax.random.key(0))
+    root = order_words(jax.random.key(0))
     orders = [tuple(epoch_order(root, epoch, 3).tolist()) for epoch in range(600)]
     counts = [orders.count(order) for order in set(orders)]
     assert len(counts) == 6
@@ -84,7 +84,7 @@ def test_orders_are_even():
 
 
 def test_a_large_order_is_a_permutation():
-    order = epoch_order(order_key(jax.random.key(0)), 5, 100_003)
+    order = epoch_order(order_words(jax.random.key(0)), 5, 100_003)
     assert np.array_equal(np.sort(order), np.arange(100_003))
 
 

@@ -13,7 +13,7 @@ from .._errors import ArgumentTypeError, ArgumentValueError, DataError
 from .._random import as_key
 from ..tree._paths import flatten_with_paths
 from ._door import check_count, check_flag
-from ._order import epoch_order, order_key
+from ._order import epoch_order, order_words
 
 _VERSION = 1
 
@@ -64,7 +64,7 @@ class ArrayBatches:
         places = list(enumerate(self._leaves))
         self._on_device = [at for at, leaf in places if isinstance(leaf, jax.Array)]
         self._on_host = [at for at, leaf in places if not isinstance(leaf, jax.Array)]
-        self._root = order_key(as_key(key)) if shuffle else None
+        self._root = order_words(as_key(key)) if shuffle else None
 
     @property
     def batches_per_epoch(self) -> int:
