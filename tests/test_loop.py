@@ -327,6 +327,14 @@ def test_state_at_the_checkpoints_step_is_taken_as_it_is(tmp_path):
     assert_same(state, fit(num_steps=8)[0])
 
 
+def test_iterator_that_goes_on_is_not_skipped(tmp_path):
+    """In a notebook: the same generator, the same state, a second call."""
+    data = iter(batches())
+    state, _ = fit(run=tmp_path, data=data, num_steps=4)
+    state, _ = fit(state, run=tmp_path, data=data, num_steps=8)
+    assert_same(state, fit(num_steps=8)[0])
+
+
 def test_plain_data_is_skipped_with_one_notice(tmp_path, capsys, caplog):
     fit(run=tmp_path, num_steps=4)
     fit(run=tmp_path, num_steps=6, progress=True)

@@ -31,6 +31,7 @@ class Feed:
                 f"`data` (={data!r}) of type {type(data).__name__} is not an iterable of batches: "
                 f"hand over a list of batches, a generator, or `treadle.data.arrays(...)`."
             ) from error
+        self._one_shot = self._iterator is data
         self._positioned = is_positioned(self._iterator)
         self._ahead = ahead
         self._held: collections.deque[tuple[Batch, Any]] = collections.deque()
@@ -43,12 +44,14 @@ class Feed:
         """Whether the source can be put back to where it was."""
         return self._positioned
 
-    def restore(self, saved: Any, skip: bool) -> int:
+    def restore(self, saved: Any, *, skip: bool, continued: bool) -> int:
         """Goes to where a checkpoint was written.
 
         Args:
             saved: What `position` gave then.
             skip: Whether the batches consumed are skipped where the source cannot be positioned.
+            continued: Whether the state was handed over, and not read from the checkpoint: then an
+                iterator that cannot start anew is where that state left it.
 
         Returns:
             How many batches were skipped one by one.
@@ -61,7 +64,7 @@ class Feed:
             self._iterator.set_state(decode_position(saved["position"]))  # type: ignore[attr-defined]
             self._position = saved["position"]
             return 0
-        if not skip:
+        if not skip or (continued and self._one_shot):
             return 0
         skipped = sum(1 for _ in itertools.islice(self._iterator, self.consumed))
         if skipped < self.consumed:

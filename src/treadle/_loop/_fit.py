@@ -319,15 +319,11 @@ class _Loop:
         )
         self.seconds["save"] += time.perf_counter() - start
 
-    def restore(self, state: TrainState, metadata: dict[str, Any], skip_data: bool) -> int:
-        """Takes everything back from a checkpoint; returns how many batches were skipped."""
-        self.state = state
-        self.count = int(state.step)
-        states = metadata["callbacks"]
+    def restore_callbacks(self, states: dict[str, Any]) -> None:
+        """Gives each callback back what it had saved."""
         for callback in self.callbacks:
             if callback.name in states:
                 callback.set_state(states[callback.name])
-        return self.feed.restore(metadata["data"], skip_data)
 
 
 def _resume(
@@ -350,8 +346,13 @@ def _resume(
             f"one folder would get mixed up. Choose another folder, or remove that one."
         )
     # A state that is already there was handed over on purpose: only the rest is restored.
-    state = loop.state if loop.count == newest else checkpointer.restore(loop.state)
-    skipped = loop.restore(state, checkpointer.metadata(newest), skip_data)
+    continued = loop.count == newest
+    if not continued:
+        loop.state = checkpointer.restore(loop.state)
+        loop.count = newest
+    metadata = checkpointer.metadata(newest)
+    loop.restore_callbacks(metadata["callbacks"])
+    skipped = loop.feed.restore(metadata["data"], skip=skip_data, continued=continued)
     if folder is not None:
         for row in folder.metrics.rows():
             if row["step"] <= newest:

@@ -135,7 +135,7 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
             if record is None:
                 leaves.append(leaf)
             elif record.value is not None:
-                leaves.append(int(record.value))
+                leaves.append(int(record.value, 16))
             else:
                 leaves.append(from_storage(reader.read(record), leaf))
     return jtu.tree_unflatten(treedef, leaves)

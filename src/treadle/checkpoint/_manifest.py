@@ -30,7 +30,7 @@ class Record:
         offset: Where in the file it begins, in bytes.
         nbytes: How many bytes it has there.
         digest: Of those bytes, with the name of the algorithm before it.
-        value: An integer of more than 64 bits, in decimal.
+        value: An integer of more than 64 bits, in hexadecimal.
     """
 
     path: str

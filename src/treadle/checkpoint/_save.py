@@ -82,7 +82,7 @@ def _write_leaves(path: pathlib.Path, entries: list[_Entry]) -> list[Record]:
         sink.restart()
         value = None
         if entry.spec.storage is None:
-            value = str(entry.leaf)
+            value = hex(entry.leaf)  # Python refuses to write long ones in decimal.
         else:
             # One leaf at a time comes to the host.
             eqx.default_serialise_filter_spec(sink, to_storage(entry.leaf, entry.spec))

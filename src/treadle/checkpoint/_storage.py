@@ -179,8 +179,10 @@ def storage_like(tree: PyTree) -> PyTree:
 
 def _stored_like(path: str, leaf: Any) -> Any:
     spec = spec_of(path, leaf)
-    if spec is None or spec.storage is None:
+    if spec is None:
         return str(leaf) if eqx.is_array_like(leaf) else leaf
+    if spec.storage is None:
+        return hex(leaf)
     if spec.dtype == "key":
         return jax.eval_shape(jax.random.key_data, leaf)
     if spec.storage == spec.dtype or type(leaf) in _PYTHON:
