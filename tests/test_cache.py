@@ -33,11 +33,11 @@ def run():
     step(step.init(Net(jax.random.key(1)), key=jax.random.key(0)), make_batch())
 
 
-def test_on_at_the_first_step_and_stores_small_programs(fresh, monkeypatch, tmp_path):
+def test_on_with_the_first_state_and_stores_small_programs(fresh, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     step = treadle.TrainStep(loss_fn, optax.sgd(0.1))
-    state = step.init(Net(jax.random.key(1)), key=jax.random.key(0))
     assert not list(tmp_path.iterdir())
+    state = step.init(Net(jax.random.key(1)), key=jax.random.key(0))
     step(state, make_batch())
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "treadle" / "xla")
     assert any("train" in name or "step" in name for name in os.listdir(tmp_path / "treadle/xla"))

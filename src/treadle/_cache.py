@@ -1,4 +1,4 @@
-"""The persistent compilation cache: on when the first step compiles, small programs included."""
+"""The persistent compilation cache: on with the first state, small programs included."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ _switched_on = False
 def compilation_cache(path: str | os.PathLike[str] | None) -> None:
     """Moves the persistent compilation cache, or stops it.
 
-    treadle switches the cache on when the first step of a process compiles, in
+    treadle switches the cache on when a process makes its first state (never at import), in
     `$XDG_CACHE_HOME/treadle/xla` (`~/.cache/treadle/xla`), so that the second start of a script
     reads its programs instead of compiling them. Settings of your own win: where
     `jax_compilation_cache_dir` is set (by `jax.config` or `JAX_COMPILATION_CACHE_DIR`), treadle

@@ -29,13 +29,13 @@ class LossSpec(NamedTuple):
 class Gradient(NamedTuple):
     """What one pass over a batch gives.
 
-    `empty` says whether some figure had a total weight of 0.
+    `empty` says whether some figure had a total weight of 0; `None` where none has weights.
     """
 
     grads: PyTree
     loss: jax.Array
     figures: dict[str, jax.Array]
-    empty: jax.Array
+    empty: jax.Array | None
 
 
 class LossOfBatch(NamedTuple):
@@ -86,24 +86,22 @@ class LossOfBatch(NamedTuple):
         loss = totals.pop("loss")
         assert loss.denominator is not None
         # The gradient was scaled by the number of losses, so that no microbatch has to know the
-        # weights of the others. For bare scalars this is a factor of one, and compiled away.
-        factor = inverse_weight(loss.denominator) * self._num_losses()
+        # weights of the others. For bare scalars that is the total weight.
+        factor = inverse_weight(loss.denominator) * self._num_losses() if loss.weighted else None
 
         def correct(grad: jax.Array) -> jax.Array:
-            # JAX gives the conjugate of the direction in which a real loss ascends (optax#1160).
+            # JAX gives the conjugate of the direction in which a real loss ascends.
             grad = jnp.conj(grad) if jnp.iscomplexobj(grad) else grad
-            return grad * factor.astype(grad.dtype)
+            return grad if factor is None else grad * factor.astype(grad.dtype)
 
         empty = [
-            jnp.any(total.denominator == 0)
-            for total in (loss, *totals.values())
-            if total.denominator is not None
+            jnp.any(total.denominator == 0) for total in (loss, *totals.values()) if total.weighted
         ]
         return Gradient(
             grads=jax.tree.map(correct, grads),
             loss=figure(loss),
             figures={name: figure(total) for name, total in totals.items()},
-            empty=jnp.any(jnp.stack(empty)),
+            empty=jnp.any(jnp.stack(empty)) if empty else None,
         )
 
     def _num_losses(self) -> int:

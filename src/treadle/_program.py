@@ -12,6 +12,7 @@ from ._batch import is_batch_leaf
 from ._custom_types import Args, Batch, Flag, Metrics
 from ._errors import TreeError
 from ._gradient import Gradient, LossOfBatch, LossSpec, require_divisible
+from ._norm import tree_norm
 from ._random import step_key
 from ._state import Parts
 from ._trainable import trainable_mask
@@ -87,17 +88,18 @@ def advance(spec: StepSpec, parts: Parts, batch: Batch, args: Args | None) -> tu
     loss = LossOfBatch(spec.loss, frozen, batch, key, args)
     gradient = loss.gradient(trainable)
     with optax_promotion():
-        norm = optax.tree.norm(gradient.grads)
+        norm = tree_norm(gradient.grads)
     updated, opt_state = _update(spec, parts, trainable, gradient, loss)
-    finite = jnp.bool_(True) if spec.nonfinite == "ignore" else _is_finite(gradient, norm)
+    finite = None if spec.nonfinite == "ignore" else _is_finite(gradient, norm)
     if spec.nonfinite == "skip":
+        assert finite is not None
         updated, opt_state = _select(finite, (updated, opt_state), (trainable, parts.opt_state))
     new = Parts(
         model=eqx.combine(updated, frozen),
         opt_state=opt_state,
         key=parts.key,
         step=parts.step + 1,
-        faults=_note(parts.faults, jnp.stack([~finite, gradient.empty]), parts.step),
+        faults=_note(parts.faults, finite, gradient.empty, parts.step),
     )
     metrics = {"loss": gradient.loss, **gradient.figures, "grad_norm": norm}
     return new, metrics
@@ -191,8 +193,21 @@ def _is_finite(gradient: Gradient, norm: jax.Array) -> Flag:
     return jnp.isfinite(gradient.loss) & gradient_ok
 
 
-def _note(known: jax.Array, faults: jax.Array, step: jax.Array) -> jax.Array:
-    """Writes the step where there is a fault, unless an earlier one is there already."""
+def _note(
+    known: jax.Array, finite: jax.Array | None, empty: jax.Array | None, step: jax.Array
+) -> jax.Array:
+    """Writes the step where there is a fault, unless an earlier one is there already.
+
+    `None` stands for what cannot happen in this program, which then does not look.
+    """
+    if finite is None and empty is None:
+        return known
+    faults = jnp.stack(
+        [
+            jnp.bool_(False) if finite is None else ~finite,
+            jnp.bool_(False) if empty is None else empty,
+        ]
+    )
     first = (known == NO_FAULT) & faults
     return jnp.where(first, jnp.broadcast_to(step, known.shape), known)
 

@@ -124,6 +124,7 @@ class TrainStep:
         self._calls = 0
         # Any: `is_ready` is not in JAX's type stubs.
         self._faults: Any = None
+        self._older_faults: Any = None
         self._zero_weight_told = False
         self._pure = eqx.filter_jit(self._advance)
         donated = (0,) if donate else ()
@@ -145,6 +146,8 @@ class TrainStep:
             ArgumentTypeError: `key` is not a key.
             TreeError: The model has nothing to train.
         """
+        # What follows compiles a dozen small programs.
+        ensure_compilation_cache()
         key = as_key(key)
         model = _made(model, key)
         model = jax.tree.map(functools.partial(_as_array, copy=copy), model)
@@ -305,8 +308,6 @@ class TrainStep:
         if args is not None:
             self.require_arguments(state, args)
             packed = Bundle.pack(args)
-        if not self._compilations:
-            ensure_compilation_cache()
         known = len(self._compilations)
         start = time.perf_counter()
         try:
@@ -322,9 +323,17 @@ class TrainStep:
         if len(self._compilations) != known:
             self._note_compilation(time.perf_counter() - start)
         self._calls += 1
-        if not self._calls % _POLL_EVERY and self._faults.is_ready():
-            self._tell(np.asarray(self._faults))
+        if not self._calls % _POLL_EVERY:
+            self._poll()
         return new, metrics
+
+    def _poll(self) -> None:
+        """Reads the faults of some calls ago: the newest are seldom ready, and nothing waits."""
+        if self._older_faults is None:
+            self._older_faults = self._faults
+        elif self._older_faults.is_ready():
+            older, self._older_faults = self._older_faults, None
+            self._tell(np.asarray(older))
 
     def _explain(self, error: Exception, name: str, state: Any, batch: Batch) -> None:
         """Raises a better error than JAX's, where the arguments show what is wrong."""

@@ -1,6 +1,6 @@
 """Figures that are means over examples, with weights, or plain sums."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -40,14 +40,16 @@ class Sum(eqx.Module):
     array: Any
 
 
-class Total(NamedTuple):
+class Total(eqx.Module):
     """What a figure has added up to so far.
 
     `denominator` is `None` for a `Sum`; `numerator` and `denominator` are float32 at least.
+    `weighted` says whether the weights are anything but ones, so that they might be 0.
     """
 
-    numerator: Array
-    denominator: Array | None
+    numerator: Any
+    denominator: Any = None
+    weighted: bool = eqx.field(static=True, default=False)
 
 
 class ZeroWeightWarning(UserWarning):
@@ -96,7 +98,7 @@ def as_total(name: str, leaf: Any, weight: float | Array | np.ndarray = 1.0) -> 
     own = jax.lax.stop_gradient(own.astype(dtype) * jnp.asarray(weight, dtype))
     # Weight 0 means "not there": 0 * nan would be nan. The inner `where` keeps the gradient clean.
     value = jnp.where(own == 0, jnp.zeros((), dtype), value.astype(dtype))
-    return Total(value * own, own)
+    return Total(value * own, own, weighted=True)
 
 
 def _real(name: str, leaf: Any) -> Float[Array, "..."]:
@@ -117,17 +119,10 @@ def _real(name: str, leaf: Any) -> Float[Array, "..."]:
     )
 
 
-def add(a: Total, b: Total) -> Total:
-    """Two totals of the same figure as one."""
-    if a.denominator is None or b.denominator is None:
-        return Total(a.numerator + b.numerator, None)
-    return Total(a.numerator + b.numerator, a.denominator + b.denominator)
-
-
 def reduce_examples(total: Total) -> Total:
     """A total whose leading axis are examples, added up along it."""
     denominator = None if total.denominator is None else jnp.sum(total.denominator, axis=0)
-    return Total(jnp.sum(total.numerator, axis=0), denominator)
+    return Total(jnp.sum(total.numerator, axis=0), denominator, total.weighted)
 
 
 def figure(total: Total) -> Array:

@@ -466,13 +466,13 @@ def test_pickles_are_never_read(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("other", [np.zeros((2, 2)), np.zeros((2, 1, 1)), np.zeros(2, np.int64)])
+@pytest.mark.parametrize("other", [np.zeros((2, 2)), np.zeros((2, 1, 1)), np.zeros((1, 2), np.int64)])
 def test_a_file_that_contradicts_the_manifest_is_told(tmp_path, other):
     save(tmp_path / "t", np.zeros((1, 2)))
     forge(tmp_path / "t", npy(np.ones((1, 2))))
     assert load(tmp_path / "t", np.zeros((1, 2))).tolist() == [[1, 1]]
     forge(tmp_path / "t", npy(other))
-    with pytest.raises(CheckpointError, match=r"damaged at .*: the file has (float|int)64\[2"):
+    with pytest.raises(CheckpointError, match=r"damaged at .*: the file has (float|int)64\["):
         load(tmp_path / "t", np.zeros((1, 2)))
 
 

@@ -3,8 +3,11 @@
 import gc
 from types import TracebackType
 
+# Some Pythons freeze objects of their own at start (3.12.1 does, hundreds of them).
+_AT_START = gc.get_freeze_count()
 
-class frozen_garbage:
+
+class FrozenGarbage:
     """What exists at entry is not looked at by the collector until exit.
 
     A full collection walks every container in the process, compiled programs' records included:
@@ -12,11 +15,15 @@ class frozen_garbage:
     are collected as ever.
     """
 
-    def __enter__(self) -> None:
-        # Whoever froze objects before has plans of their own.
-        self._ours = gc.get_freeze_count() == 0
-        if self._ours:
-            gc.freeze()
+    def __enter__(self) -> "FrozenGarbage":
+        # Whoever froze objects before has plans of their own, and keeps them.
+        self._thaw = gc.get_freeze_count() == _AT_START
+        self.freeze()
+        return self
+
+    def freeze(self) -> None:
+        """What has come since is left alone as well."""
+        gc.freeze()
 
     def __exit__(
         self,
@@ -24,5 +31,5 @@ class frozen_garbage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._ours:
+        if self._thaw:
             gc.unfreeze()

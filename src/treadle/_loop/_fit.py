@@ -22,7 +22,7 @@ from ._arguments import (
     require_callbacks,
     require_frequencies,
 )
-from ._collector import frozen_garbage
+from ._collector import FrozenGarbage
 from ._feed import Feed, leading_size
 from ._history import History
 from ._run_folder import RunFolder
@@ -199,12 +199,16 @@ class _Loop:
     def run(self) -> TrainState:
         """Trains to the end, or to a reason to stop."""
         self.history.seconds = self.seconds
-        with frozen_garbage(), Interrupts() as interrupts:
+        with FrozenGarbage() as garbage, Interrupts() as interrupts:
             try:
                 for callback in self.callbacks:
                     callback.on_start(self._context().lend(1))
                 while self.count < self.num_steps and self._stop is None:
+                    programs = self.step.compilations
                     self._advance()
+                    if self.step.compilations != programs:
+                        # Compiling leaves thousands of objects that stay.
+                        garbage.freeze()
                     self._stop = self._stop or interrupts.reason
                 self.step.check(self.state)
                 self.history.stopped = self._stop if self.count < self.num_steps else None
