@@ -92,7 +92,7 @@ def test_accumulate_divides():
 
 @pytest.mark.parametrize("accumulate", [0, -1, 2.0, True, "2"])
 def test_accumulate_is_a_count(accumulate):
-    with pytest.raises(treadle.ArgumentValueError, match=r"`accumulate` .*at least 1"):
+    with pytest.raises(treadle.TreadleError, match=r"`accumulate` .*at least 1"):
         treadle.TrainStep(loss_fn, optax.sgd(0.1), accumulate=accumulate)
 
 

@@ -360,8 +360,12 @@ def test_checkpointer_of_ones_own(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"num_steps": -1}, "ArgumentValueError", "`num_steps` .=-1. must not be negative"),
-        ({"num_steps": 2.5}, "ArgumentTypeError", "`num_steps` .=2.5. must be a whole"),
+        ({"num_steps": -1}, "ArgumentValueError", "`num_steps` .=-1. must be a whole number"),
+        (
+            {"num_steps": 2.5},
+            "ArgumentTypeError",
+            "`num_steps` .=2.5. must be .* type float",
+        ),
         ({"data": 3}, "DataError", "`data` .=3. of type int is not an iterable"),
         ({"data": {"x": 1}}, "DataError", "is one batch .a dict., not an iterable"),
         ({"data": []}, "DataError", "`data` is empty"),
@@ -433,7 +437,7 @@ def test_profiler_window(tmp_path):
     profiler = treadle.callbacks.Profiler(tmp_path, start=2, steps=2)
     fit(callbacks=[profiler])
     assert list(tmp_path.rglob("*.xplane.pb"))
-    with pytest.raises(treadle.ArgumentValueError, match=r"must be at least 1"):
+    with pytest.raises(treadle.ArgumentValueError, match=r"must be a whole number of at least 1"):
         treadle.callbacks.Profiler(tmp_path, start=0)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from treadle._compat import enable_x64
 from treadle._norm import tree_norm
 
 
@@ -27,7 +28,7 @@ def test_norm_is_optaxs():
 
 
 def test_norm_in_float64():
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+    with enable_x64(True), jax.numpy_dtype_promotion("standard"):
         tree = [jnp.asarray([3e200, 4e200]), jnp.ones(2, jnp.float32)]
         np.testing.assert_allclose(tree_norm([tree[0] * 1e-200]), 5.0, rtol=1e-15)
         assert tree_norm(tree).dtype == jnp.float64

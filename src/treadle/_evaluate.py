@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._batch import num_examples
+from ._checks import whole_number
 from ._custom_types import Batch, Door, KeyLike, MetricFn, Model
-from ._errors import ArgumentTypeError, ArgumentValueError, BatchError, DataError, LossError
+from ._errors import ArgumentTypeError, BatchError, DataError, LossError
 from ._loss import flatten_aux, require_signature
 from ._random import as_key, example_keys
 from ._state import Bundle, TrainState
@@ -198,7 +199,8 @@ def recut(
     Yields:
         A batch, and how many of its rows count.
     """
-    _require_batch_size(batch_size)
+    if batch_size is not None:
+        whole_number("batch_size", batch_size, otherwise=", or None for the first batch's")
     held: list[Batch] = []
     available = 0
     first = None
@@ -228,14 +230,6 @@ def recut(
     if available:
         tail = _concatenate(held)
         yield (_padded(tail, available, batch_size or available) if pad else tail), available
-
-
-def _require_batch_size(batch_size: Any) -> None:
-    whole = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size >= 1
-    if batch_size is not None and not whole:
-        raise ArgumentValueError(
-            f"`batch_size` (={batch_size!r}) must be a whole number of at least 1."
-        )
 
 
 def _concatenate(batches: list[Batch]) -> Batch:
@@ -287,7 +281,7 @@ def predict(
     Example:
         >>> logits = treadle.predict(state, images, batch_size=256)
     """
-    _require_batch_size(batch_size)
+    whole_number("batch_size", batch_size)
     count = num_examples(inputs, "inputs")
     packed = Bundle.pack((model_of(model), None if key is None else as_key(key)))
     outputs = []

@@ -17,6 +17,7 @@ from jax.core import Tracer
 
 from ._batch import num_examples
 from ._cache import ensure_compilation_cache
+from ._checks import whole_number
 from ._compiled import Compilation, Compiled, measure
 from ._custom_types import (
     Args,
@@ -107,7 +108,7 @@ class TrainStep:
         unroll: bool | int | None = None,
     ):
         require_signature(loss_fn, "loss_fn", ("model", "batch" if batched else "example", "key"))
-        _require_count("accumulate", accumulate)
+        whole_number("accumulate", accumulate)
         if nonfinite not in _NONFINITE:
             raise ArgumentValueError(
                 f"`nonfinite` (={nonfinite!r}) must be one of {', '.join(map(repr, _NONFINITE))}."
@@ -217,7 +218,7 @@ class TrainStep:
         Raises:
             As a call does, except `NonFiniteError`: ask `check(state)`.
         """
-        self.require_arguments(state, args)
+        self._require_arguments(state, args)
         new, metrics = advance(self._spec, state.parts(), batch, args)
         return _repacked(state, new), metrics
 
@@ -238,7 +239,7 @@ class TrainStep:
         Raises:
             As a call does.
         """
-        self.require_arguments(state, args)
+        self._require_arguments(state, args)
         ensure_compilation_cache()
         packed = None if args is None else Bundle.pack(args)
         start = time.perf_counter()
@@ -306,7 +307,7 @@ class TrainStep:
     ) -> tuple[TrainState, Metrics]:
         packed = None
         if args is not None:
-            self.require_arguments(state, args)
+            self._require_arguments(state, args)
             packed = Bundle.pack(args)
         known = len(self._compilations)
         start = time.perf_counter()
@@ -337,7 +338,7 @@ class TrainStep:
 
     def _explain(self, error: Exception, name: str, state: Any, batch: Batch) -> None:
         """Raises a better error than JAX's, where the arguments show what is wrong."""
-        self.require_arguments(state, None)
+        self._require_arguments(state, None)
         if isinstance(error, TreadleError):
             return
         try:
@@ -345,7 +346,7 @@ class TrainStep:
         except BatchError as better:
             raise better from error
 
-    def require_arguments(self, state: Any, args: Args | None) -> None:
+    def _require_arguments(self, state: Any, args: Args | None) -> None:
         """Refuses what is not a state, and `args` for a loss that takes none.
 
         Raises:
@@ -488,8 +489,3 @@ def _as_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
             f"optimizer. Write `optax.adamw(1e-3)`, or any other `optax.GradientTransformation`."
         )
     return optax.with_extra_args_support(optimizer)
-
-
-def _require_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentValueError(f"`{name}` (={value!r}) must be a whole number of at least 1.")

@@ -23,8 +23,8 @@ from tests.helpers import Net, assert_same, loss_fn, make_batch
 
 import treadle
 from treadle import CheckpointError, TreadleError
+from treadle._compat import enable_x64
 from treadle.checkpoint import load, read_metadata, save, storage_like
-from treadle.checkpoint._storage import _enable_x64 as enable_x64  # Of any version of jax.
 
 LEAVES = "leaves-00000.eqx"
 
@@ -466,7 +466,9 @@ def test_pickles_are_never_read(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("other", [np.zeros((2, 2)), np.zeros((2, 1, 1)), np.zeros((1, 2), np.int64)])
+@pytest.mark.parametrize(
+    "other", [np.zeros((2, 2)), np.zeros((2, 1, 1)), np.zeros((1, 2), np.int64)]
+)
 def test_a_file_that_contradicts_the_manifest_is_told(tmp_path, other):
     save(tmp_path / "t", np.zeros((1, 2)))
     forge(tmp_path / "t", npy(np.ones((1, 2))))

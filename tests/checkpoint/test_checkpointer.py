@@ -62,7 +62,7 @@ def test_what_is_not_there_is_told(tmp_path):
     checkpointer.save(5, 0)
     with pytest.raises(FileNotFoundError, match=r"of `step` \(=4\) in .*; there are those of 3, 5"):
         checkpointer.restore(0, step=4)
-    with pytest.raises(TypeError, match=r"`step` \(='5'\) must be an integer of .* or None"):
+    with pytest.raises(TypeError, match=r"`step` \(='5'\) must be a whole number of .* or None"):
         checkpointer.metadata("5")
 
 
@@ -181,16 +181,24 @@ def test_metrics_are_numbers(tmp_path):
         (
             {"keep_last": 0},
             ValueError,
-            r"`keep_last` \(=0\) must be a positive .* None to keep all",
+            r"`keep_last` \(=0\) must be a whole number .* None to keep all",
         ),
         ({"keep_last": "3"}, TypeError, r"`keep_last` \(='3'\) .* not of type str"),
         ({"keep_last": True}, TypeError, r"`keep_last` \(=True\) .* not of type bool"),
-        ({"keep_every": -5}, ValueError, r"`keep_every` \(=-5\) must be a positive integer, or"),
+        (
+            {"keep_every": -5},
+            ValueError,
+            r"`keep_every` \(=-5\) must be .* at least 1, or",
+        ),
         ({"keep_best": "acc"}, TypeError, r"`keep_best` \(='acc'\) must be the name of a metric"),
         ({"keep_best": ("acc", "max")}, TypeError, r"such as \('eval/accuracy', 'max', 2\)"),
         ({"keep_best": (1, "max", 1)}, TypeError, r"`keep_best\[0\]` \(=1\)"),
         ({"keep_best": ("a", "up", 1)}, ValueError, r"`keep_best\[1\]` \(='up'\) must be 'min' or"),
-        ({"keep_best": ("a", "max", 0)}, ValueError, r"`keep_best\[2\]` \(=0\) must be a positive"),
+        (
+            {"keep_best": ("a", "max", 0)},
+            ValueError,
+            r"`keep_best\[2\]` \(=0\) must be a whole number",
+        ),
     ],
 )
 def test_what_cannot_be_kept_is_told(tmp_path, keep, error, message):
@@ -200,7 +208,7 @@ def test_what_cannot_be_kept_is_told(tmp_path, keep, error, message):
 
 
 def test_steps_and_directories_are_checked(tmp_path):
-    with pytest.raises(ValueError, match=r"`step` \(=-1\) must be an integer of at least 0"):
+    with pytest.raises(ValueError, match=r"`step` \(=-1\) must be a whole number of at least 0"):
         Checkpointer(tmp_path).save(-1, 0)
     with pytest.raises(TypeError, match=r"`step` \(=1\.5\) must be .* not of type float"):
         Checkpointer(tmp_path).save(1.5, 0)

@@ -149,7 +149,11 @@ def test_iterators_of_the_same_batches_do_not_meet():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"batch_size": 0}, ValueError, r"`batch_size` \(=0\) must be a positive integer\."),
+        (
+            {"batch_size": 0},
+            ValueError,
+            r"`batch_size` \(=0\) must be a .* at least 1\.",
+        ),
         ({"batch_size": 2.0}, TypeError, r"`batch_size` \(=2\.0\) .* not of type float"),
         ({"batch_size": True}, TypeError, r"`batch_size` \(=True\) .* not of type bool"),
         ({"batch_size": 7}, ValueError, r"`batch_size` \(=7\) is larger .* 6 examples.*`drop_rem"),

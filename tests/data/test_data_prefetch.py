@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from treadle import TreadleError
+from treadle._compat import enable_x64
 from treadle.data import _prefetch as implementation
 from treadle.data import arrays, decode_position, encode_position, prefetch
-from treadle.data._place import _enable_x64 as enable_x64  # Of any version of jax.
 
 # How long a test waits for what must happen; only a failing test ever waits that long.
 PATIENCE = 30.0
@@ -356,7 +356,7 @@ def test_length_and_truth_are_those_of_the_batches():
         (({"x": np.zeros(3)},), TypeError, r"`batches` is of type dict, which is data.*arrays"),
         ((np.zeros(3),), TypeError, r"`batches` is of type ndarray, which is data"),
         ((3,), TypeError, r"`batches` \(=3\) cannot be iterated over"),
-        (([], 0), ValueError, r"`size` \(=0\) must be a positive integer"),
+        (([], 0), ValueError, r"`size` \(=0\) must be a whole number of at least 1"),
         (([], 1.5), TypeError, r"`size` \(=1\.5\) .* not of type float"),
         (([], 2, "gpu"), TypeError, r"`to_device` \(='gpu'\) .* or None to choose by the device"),
     ],

@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from treadle import Checkpointer, CheckpointError
+from treadle._compat import enable_x64
 from treadle.checkpoint import _folders, load, save
-from treadle.checkpoint._storage import _enable_x64 as enable_x64  # Of any version of jax.
 
 NATIVE = ["bool", "float16", "float32", "float64", "complex64", "complex128"]
 NATIVE += [f"{sign}int{size}" for sign in ("", "u") for size in (8, 16, 32, 64)]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from treadle._compat import enable_x64
 from treadle._errors import ArgumentTypeError, ArgumentValueError
 from treadle.nn import MLP
 
@@ -97,7 +98,7 @@ def test_computes_in_the_dtype_of_its_parameters(dtype):
 
 
 def test_computes_in_double_precision():
-    with jax.enable_x64(True):
+    with enable_x64(True):
         out = cast(make(dropout=0.1), "float64")(jnp.ones(4, "float64"), key=jax.random.key(0))
         assert out.dtype == "float64"
 
@@ -191,10 +192,10 @@ def test_a_seed_is_not_a_key():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"in_size": 0}, r"`in_size` \(=0\) must be at least 1"),
-        ({"out_size": -2}, r"`out_size` \(=-2\) must be at least 1"),
-        ({"width": 0}, r"`width` \(=0\) must be at least 1"),
-        ({"depth": -1}, r"`depth` \(=-1\) must be at least 0"),
+        ({"in_size": 0}, r"`in_size` \(=0\) must be a whole number of at least 1"),
+        ({"out_size": -2}, r"`out_size` \(=-2\) must be a whole number of at least 1"),
+        ({"width": 0}, r"`width` \(=0\) must be a whole number of at least 1"),
+        ({"depth": -1}, r"`depth` \(=-1\) must be a whole number of at least 0"),
         ({"dropout": 1.0}, r"`dropout` \(=1.0\) must lie in \[0, 1\)"),
         ({"dropout": -0.1}, r"`dropout` \(=-0.1\) must lie in \[0, 1\)"),
         ({"dropout": float("nan")}, r"`dropout` \(=nan\) must lie in \[0, 1\)"),
@@ -208,8 +209,14 @@ def test_constructor_refuses_values_out_of_range(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width": 2.5}, r"`width` \(=2.5\) must be an integer, not float"),
-        ({"depth": True}, r"`depth` \(=True\) must be an integer, not bool"),
+        (
+            {"width": 2.5},
+            r"`width` \(=2.5\) must be .* at least 1, not of type float",
+        ),
+        (
+            {"depth": True},
+            r"`depth` \(=True\) must be .* at least 0, not of type bool",
+        ),
         ({"dropout": "a lot"}, r"`dropout` \(='a lot'\) must be a number in \[0, 1\), not str"),
         ({"activation": "relu"}, r"`activation` \(='relu'\) must be a function"),
     ],

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 
+from .._checks import whole_number
 from .._custom_types import Batch, Door
 from .._errors import ArgumentTypeError, ArgumentValueError, DataError
 from .._evaluate import EvalStep
@@ -44,16 +45,13 @@ def require_arguments(
             f"`step` is a {type(step).__name__}, not a `TrainStep`: write "
             f"`treadle.TrainStep(loss_fn, optimizer)`."
         )
-    step.require_arguments(state, None if is_function(args) else args)
+    step._require_arguments(state, None if is_function(args) else args)
     if isinstance(data, (Mapping, np.ndarray, jax.Array)):
         raise DataError(
             f"`data` is one batch (a {type(data).__name__}), not an iterable of batches: cut "
             f"it with `treadle.data.arrays(data, batch_size, key=...)`, or give a list of batches."
         )
-    if isinstance(num_steps, bool) or not isinstance(num_steps, (int, np.integer)):
-        raise ArgumentTypeError(f"`num_steps` (={num_steps!r}) must be a whole number.")
-    if num_steps < 0:
-        raise ArgumentValueError(f"`num_steps` (={num_steps}) must not be negative.")
+    whole_number("num_steps", num_steps, minimum=0)
     if run is not None and checkpointer is not None:
         raise ArgumentValueError(
             "`run` and `checkpointer` were both given, but a run folder keeps its own checkpoints "
@@ -90,10 +88,8 @@ def require_frequencies(**frequencies: Any) -> None:
             value, needed = value
             if value is not None:
                 raise ArgumentValueError(f"`{name}` (={value!r}) was given without {needed}.")
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise ArgumentValueError(f"`{name}` (={value!r}) must be a whole number of at least 1.")
+        if value is not None:
+            whole_number(name, value)
 
 
 def require_callbacks(callbacks: Door[list[Callback]]) -> None:

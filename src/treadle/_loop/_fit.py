@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from .._custom_types import Args, Batch, Door
 from .._errors import ArgumentValueError, DataError
 from .._evaluate import evaluate
@@ -202,7 +204,7 @@ class _Loop:
         with FrozenGarbage() as garbage, Interrupts() as interrupts:
             try:
                 for callback in self.callbacks:
-                    callback.on_start(self._context().lend(1))
+                    callback.on_start(self._context()._lend(1))
                 while self.count < self.num_steps and self._stop is None:
                     programs = self.step.compilations
                     self._advance()
@@ -213,11 +215,11 @@ class _Loop:
                 self.step.check(self.state)
                 self.history.stopped = self._stop if self.count < self.num_steps else None
                 for callback in self.callbacks:
-                    callback.on_end(self._context().lend(1))
+                    callback.on_end(self._context()._lend(1))
             except BaseException as error:
                 # Each is told, and then the error goes on as it came.
                 for callback in self.callbacks:
-                    callback.on_error(self._context().lend(1), error)
+                    callback.on_error(self._context()._lend(1), error)
                 raise
         return self.state
 
@@ -266,7 +268,7 @@ class _Loop:
         if due:
             context = self._context()
             for callback in due:
-                callback.on_step(context.lend(callback.every if last else None))
+                callback.on_step(context._lend(callback.every if last else None))
 
     def _eval_due(self) -> bool:
         if self.evaluation is None:
@@ -283,7 +285,7 @@ class _Loop:
             self._figures = dict(self.evaluation(self.state))
         self.seconds["eval"] += time.perf_counter() - start
         for callback in self.callbacks:
-            callback.on_eval(self._context().lend(1))
+            callback.on_eval(self._context()._lend(1))
 
     def _data_ended(self) -> None:
         if not self.feed.consumed:
@@ -319,9 +321,16 @@ class _Loop:
             self.count,
             self.state,
             metadata={"data": self.feed.position(), "callbacks": states},
-            metrics=self._figures if self._eval_due() else None,
+            metrics=self._evaluated_here(),
         )
         self.seconds["save"] += time.perf_counter() - start
+
+    def _evaluated_here(self) -> dict[str, float] | None:
+        """The figures of this very step, under the names they have in the rows."""
+        if not self._figures or not self._eval_due():
+            return None
+        numbers = {name: value for name, value in self._figures.items() if np.ndim(value) == 0}
+        return {f"eval/{name}": float(value) for name, value in numbers.items()}
 
     def restore_callbacks(self, states: dict[str, Any]) -> None:
         """Gives each callback back what it had saved."""

@@ -67,7 +67,7 @@ class Context:
         self.seen = seen
         self.seconds = seconds
 
-    def lend(self, every: int | None) -> "Context":
+    def _lend(self, every: int | None) -> "Context":
         """Hands the context to a callback that reads the state on multiples of `every`."""
         self._every = every
         return self

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from .._errors import ArgumentValueError
+from .._checks import whole_number
+from .._custom_types import Door
 from ._base import Callback, Context
 
 
@@ -19,9 +20,9 @@ class Checkpointing(Callback):
         ArgumentValueError: `every` is not a positive number.
     """
 
-    def __init__(self, checkpointer: Any, every: int | None = None):
-        if every is not None and every < 1:
-            raise ArgumentValueError(f"`every` (={every!r}) must be at least 1, or None.")
+    def __init__(self, checkpointer: Any, every: Door[int | None] = None):
+        if every is not None:
+            whole_number("every", every, otherwise=", or None for the end only")
         self.checkpointer = checkpointer
         self.every = every
         self._saved: int | None = None

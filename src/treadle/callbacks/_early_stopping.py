@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from .._checks import whole_number
 from .._custom_types import Door
 from .._errors import ArgumentValueError
 from ._base import Callback, Context
@@ -27,8 +28,7 @@ class EarlyStopping(Callback):
     def __init__(self, metric: str, *, mode: str, patience: int = 5, min_delta: Door[float] = 0.0):
         if mode not in ("min", "max"):
             raise ArgumentValueError(f"`mode` (={mode!r}) must be 'min' or 'max'.")
-        if patience < 1:
-            raise ArgumentValueError(f"`patience` (={patience!r}) must be at least 1.")
+        whole_number("patience", patience)
         if min_delta < 0:
             raise ArgumentValueError(f"`min_delta` (={min_delta!r}) must not be negative.")
         self.metric = metric

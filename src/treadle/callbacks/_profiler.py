@@ -4,7 +4,7 @@ import os
 
 import jax
 
-from .._errors import ArgumentValueError
+from .._checks import whole_number
 from ._base import Callback, Context
 
 
@@ -21,10 +21,8 @@ class Profiler(Callback):
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, start: int = 10, steps: int = 5):
-        if start < 1 or steps < 1:
-            raise ArgumentValueError(
-                f"`start` (={start!r}) and `steps` (={steps!r}) must be at least 1."
-            )
+        whole_number("start", start)
+        whole_number("steps", steps)
         self.folder = os.fspath(folder)
         self.start = start
         self.steps = steps

@@ -8,12 +8,13 @@ from typing import Any
 
 from jaxtyping import PyTree
 
+from .._checks import whole_number
 from .._custom_types import Door
 from .._errors import CheckpointError, CheckpointNotFoundError
 from ._folders import clean, remove
 from ._load import load, read_metadata
 from ._manifest import read_manifest
-from ._retention import integer, retention
+from ._retention import retention
 from ._save import is_checkpoint, write_checkpoint
 
 _STEP = re.compile(r"step_(\d{8,})")
@@ -101,7 +102,7 @@ class Checkpointer:
             CheckpointError: If there is one already, a leaf cannot be saved, or the disk is full.
             ArgumentTypeError: If `metadata` is not JSON, or a metric not a number.
         """
-        step = integer("step", step, 0, "an integer of at least 0")
+        step = whole_number("step", step, minimum=0)
         path = self.directory / _name(step)
         if not overwrite and os.path.lexists(path):
             raise CheckpointError(
@@ -168,8 +169,11 @@ class Checkpointer:
                 f"There is no checkpoint in `directory` (={str(self.directory)!r}): save one "
                 "first, or give the directory that they were saved in."
             )
-        wanted = "an integer of at least 0, or None for the greatest"
-        chosen = steps[-1] if step is None else integer("step", step, 0, wanted)
+        chosen = (
+            steps[-1]
+            if step is None
+            else whole_number("step", step, minimum=0, otherwise=", or None for the newest")
+        )
         if chosen not in steps:
             raise CheckpointNotFoundError(
                 f"There is no checkpoint of `step` (={chosen}) in {str(self.directory)!r}; there "

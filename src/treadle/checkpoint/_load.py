@@ -110,9 +110,9 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
             (`eqx.filter_eval_shape(make_model, key)`).
 
     Returns:
-        The tree: NumPy arrays and Python numbers where `like` has them, elsewhere JAX arrays on
-        the default device, not committed to it. What is not saved (functions, strings) is that of
-        `like`.
+        The tree, with NumPy arrays and Python numbers where `like` has them, elsewhere with JAX
+        arrays on the default device, not committed to it. What is not saved (functions,
+        strings) is that of `like`.
 
     Raises:
         CheckpointNotFoundError: If there is nothing at `path`.

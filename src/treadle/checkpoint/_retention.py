@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-import operator
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from .._checks import whole_number
 from .._errors import ArgumentTypeError, ArgumentValueError
 
 
@@ -53,11 +53,12 @@ def retention(keep_last: Any, keep_best: Any, keep_every: Any) -> Retention:
         ArgumentTypeError: If one of them is of the wrong type.
         ArgumentValueError: If a count is not positive, or a mode is neither "min" nor "max".
     """
-    return Retention(
-        None if keep_last is None else _count("keep_last", keep_last, ", or None to keep all"),
-        None if keep_best is None else _parse_best(keep_best),
-        None if keep_every is None else _count("keep_every", keep_every, ", or None"),
-    )
+    if keep_last is not None:
+        keep_last = whole_number("keep_last", keep_last, otherwise=", or None to keep all")
+    if keep_every is not None:
+        keep_every = whole_number("keep_every", keep_every, otherwise=", or None")
+    best = None if keep_best is None else _parse_best(keep_best)
+    return Retention(keep_last, best, keep_every)
 
 
 def _parse_best(keep_best: Any) -> tuple[str, str, int]:
@@ -74,23 +75,4 @@ def _parse_best(keep_best: Any) -> tuple[str, str, int]:
         )
     if mode not in ("min", "max"):
         raise ArgumentValueError(f"`keep_best[1]` (={mode!r}) must be 'min' or 'max'.")
-    return name, mode, _count("keep_best[2]", count, "")
-
-
-def _count(name: str, value: Any, otherwise: str) -> int:
-    return integer(name, value, 1, f"a positive integer{otherwise}")
-
-
-def integer(name: str, value: Any, least: int, wanted: str) -> int:
-    """`value` as an integer of at least `least`; `wanted` says so in words."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None:
-        raise ArgumentTypeError(
-            f"`{name}` (={value!r}) must be {wanted}, not of type {type(value).__name__}."
-        )
-    if number < least:
-        raise ArgumentValueError(f"`{name}` (={number}) must be {wanted}.")
-    return number
+    return name, mode, whole_number("keep_best[2]", count)

@@ -11,13 +11,9 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PyTree
 
+from .._compat import enable_x64
 from .._errors import CheckpointError
 from ..tree._paths import flatten_with_paths
-
-if hasattr(jax, "enable_x64"):
-    _enable_x64 = jax.enable_x64
-else:  # older versions of jax
-    from jax.experimental import enable_x64 as _enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 # Equinox writes these with their type; ones of a subclass (an enum) are configuration.
 _PYTHON = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
@@ -151,7 +147,7 @@ def _with_dtype(stored: np.ndarray, dtype: np.dtype) -> np.ndarray:
 def _on_device(array: np.ndarray) -> jax.Array:
     # 64 bits stay 64 bits, whatever the mode: `like` has them. And a copy, for a buffer that
     # belongs to NumPy could not be donated.
-    with _enable_x64(True):
+    with enable_x64(True):
         return jax.device_put(array, may_alias=False)
 
 

@@ -8,11 +8,12 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+from .._checks import whole_number
 from .._custom_types import Batch, Door, PRNGKey
 from .._errors import ArgumentTypeError, ArgumentValueError, DataError
 from .._random import as_key
 from ..tree._paths import flatten_with_paths
-from ._door import check_count, check_flag
+from ._door import check_flag
 from ._order import epoch_order, order_words
 
 _VERSION = 1
@@ -287,11 +288,11 @@ def arrays(
         >>> len(batches)
         6
     """
-    check_count("batch_size", batch_size)
+    whole_number("batch_size", batch_size)
     check_flag("shuffle", shuffle)
     check_flag("drop_remainder", drop_remainder)
     if epochs is not None:
-        check_count("epochs", epochs, ", or None to go on without end")
+        whole_number("epochs", epochs, otherwise=", or None to go on without end")
     if shuffle and key is None:
         raise ArgumentTypeError(
             "`key` (=None) can be None only with `shuffle=False`: the order of each epoch is drawn "

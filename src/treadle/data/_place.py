@@ -5,12 +5,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from .._compat import enable_x64
 from .._custom_types import Batch
-
-if hasattr(jax, "enable_x64"):
-    _enable_x64 = jax.enable_x64
-else:  # older versions of jax
-    from jax.experimental import enable_x64 as _enable_x64  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def placer(to_device: bool | None) -> Callable[[Batch], Batch]:
@@ -32,7 +28,7 @@ def placer(to_device: bool | None) -> Callable[[Batch], Batch]:
     def place(batch: Batch) -> Batch:
         leaves, treedef = jax.tree.flatten(batch)
         host = [at for at, leaf in enumerate(leaves) if isinstance(leaf, np.ndarray)]
-        with jax.default_device(device), _enable_x64(x64):
+        with jax.default_device(device), enable_x64(x64):
             for at, leaf in zip(host, jax.device_put([leaves[at] for at in host]), strict=True):
                 leaves[at] = leaf
         return jax.tree.unflatten(treedef, leaves)

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from .._checks import whole_number
 from .._custom_types import Batch, Door
 from .._errors import ArgumentTypeError, DataError
-from ._door import check_count, check_flag
+from ._door import check_flag
 from ._place import placer
 from ._protocol import BatchIterator, is_positioned
 
@@ -305,7 +306,7 @@ def prefetch(
         [0, 5]
     """
     _check_batches(batches)
-    check_count("size", size)
+    whole_number("size", size)
     if to_device is not None:
         check_flag("to_device", to_device, ", or None to choose by the device")
     return PrefetchedBatches(batches, int(size), to_device)

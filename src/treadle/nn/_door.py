@@ -2,7 +2,6 @@
 
 import functools
 import math
-import operator
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -33,20 +32,6 @@ def at_the_door(check: Callable[..., None]) -> Callable[[Callable[_P, _R]], Call
         return checked
 
     return decorate
-
-
-def check_size(name: str, value: Any, minimum: int) -> None:
-    """Raises unless `value` is an integer of at least `minimum`."""
-    try:
-        size = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        size = None
-    if size is None:
-        raise ArgumentTypeError(
-            f"`{name}` (={value!r}) must be an integer, not {type(value).__name__}."
-        )
-    if size < minimum:
-        raise ArgumentValueError(f"`{name}` (={size}) must be at least {minimum}.")
 
 
 def check_features(model: str, x: Any, in_size: int) -> None:

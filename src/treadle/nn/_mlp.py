@@ -5,11 +5,14 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._checks import whole_number
 from .._errors import ArgumentTypeError, ArgumentValueError
 from .._random import as_key
-from ._door import at_the_door, check_features, check_size
+from ._door import at_the_door, check_features
 
 _NO_KEY = """`key` is None, but this MLP is in training mode and drops out (`dropout`={p}), for \
 which it needs one.
@@ -29,10 +32,10 @@ def _check_arguments(
     activation: Any = jax.nn.relu,
     key: Any,
 ) -> None:
-    check_size("in_size", in_size, 1)
-    check_size("out_size", out_size, 1)
-    check_size("width", width, 1)
-    check_size("depth", depth, 0)
+    whole_number("in_size", in_size)
+    whole_number("out_size", out_size)
+    whole_number("width", width)
+    whole_number("depth", depth, minimum=0)
     try:
         rate = float(dropout)
     except (TypeError, ValueError):
@@ -138,7 +141,10 @@ class MLP(eqx.Module):
 
     @at_the_door(_check_call)
     def __call__(
-        self, x: Float[Array, " in_size"], *, key: PRNGKeyArray | None = None
+        self,
+        x: Float[Array, " in_size"] | Float[np.ndarray, " in_size"],
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, " out_size"]:
         """Computes the output for one example.
 
@@ -155,6 +161,7 @@ class MLP(eqx.Module):
         """
         *hidden, readout = self.layers
         keys = [None] * len(hidden) if key is None else jax.random.split(key, len(hidden))
+        features = jnp.asarray(x)
         for layer, layer_key in zip(hidden, keys, strict=True):
-            x = self.dropout(self.activation(layer(x)), key=layer_key)
-        return readout(x)
+            features = self.dropout(self.activation(layer(features)), key=layer_key)
+        return readout(features)
