@@ -197,7 +197,7 @@ def test_metrics_are_numbers(tmp_path):
         (
             {"keep_best": ("a", "max", 0)},
             ValueError,
-            r"`keep_best\[2\]` \(=0\) must be a whole number",
+            r"`keep_best\[2\]` \(=0\) must be",
         ),
     ],
 )
