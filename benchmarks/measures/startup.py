@@ -13,6 +13,7 @@ TITLE = "Start-up"
 
 _CHILD = "benchmarks.measures._startup_child"
 _IMPORTS = {"import treadle": ("treadle",), "import equinox, optax": ("equinox", "optax")}
+_WITH_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 _FIRST_STEPS = ("treadle-step", "equinox", "floor")
 
 
@@ -28,10 +29,13 @@ def measure(options: Options, console: Console) -> dict:
         name: {"cold": [], "warm": []} for name in _FIRST_STEPS
     }
     config = "tiny" if options.smoke else "ref"
+    # An installed package has its bytecode, a checkout may not: everybody's is there at the start.
+    with Worker(_WITH_BYTECODE) as worker:
+        worker.call(f"{_CHILD}:import_time", modules=("treadle", "equinox", "optax"))
     for number in range(options.rounds):
         console.print(f"start-up: round {number + 1} of {options.rounds}", style="dim")
         for name, modules in _IMPORTS.items():
-            with Worker() as worker:
+            with Worker(_WITH_BYTECODE) as worker:
                 imports[name].append(worker.call(f"{_CHILD}:import_time", modules=modules))
         for name in _FIRST_STEPS[: 1 if options.smoke else None]:
             with tempfile.TemporaryDirectory() as folder:
