@@ -45,7 +45,7 @@ def run(loss, model=None, batch=None, **options):
         (lambda m, e: (jnp.sum(m), {"a": m}), r"`a` has shape \(3,\).*treadle\.Sum"),
         (
             lambda m, e: (jnp.sum(m), {"loss": 1.0}),
-            "entry 'loss': the names 'loss' and 'grad_norm'",
+            "entry 'loss': the names 'loss', 'grad_norm', 'step'",
         ),
         (lambda m, e: (jnp.sum(m), {"z": 1j}), "`z` has dtype complex64"),
         (lambda m, e: treadle.Sum(jnp.sum(m)), r"The loss is a `treadle\.Sum`"),

@@ -5,10 +5,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from ._custom_types import Batch
-from ._errors import BatchError
+from ._errors import BatchError, DataError
 from .tree._paths import flatten_with_paths
 
 
@@ -34,6 +35,11 @@ def num_examples(batch: Batch, name: str = "batch") -> int:
                 f"`{name}` has {leaf!r} of type {type(leaf).__name__} at {path!r}: a batch holds "
                 f"arrays only. Leave it out, or capture it in the loss function."
             )
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSUMm":
+            raise BatchError(
+                f"`{name}` has an array of {leaf.dtype} at {path!r}, which JAX does not have: turn "
+                f"it into numbers, or leave it out."
+            )
         if jnp.ndim(leaf) == 0:
             raise BatchError(
                 f"`{name}` has a scalar at {path!r}, but every leaf of a batch has a leading axis "
@@ -51,6 +57,24 @@ def num_examples(batch: Batch, name: str = "batch") -> int:
     if size == 0:
         raise BatchError(f"`{name}` is empty: its leaves have a leading size of 0.")
     return size
+
+
+def looks_like_one_batch(batches: Any, name: str) -> None:
+    """Refuses a tuple of arrays of one length, which is a batch and not a sequence of batches.
+
+    Raises:
+        DataError: With the way out.
+    """
+    if not isinstance(batches, tuple) or len(batches) < 2:
+        return
+    if not all(isinstance(leaf, (np.ndarray, jax.Array)) and leaf.ndim for leaf in batches):
+        return
+    if len({leaf.shape[0] for leaf in batches}) == 1:
+        raise DataError(
+            f"`{name}` is a tuple of {len(batches)} arrays of one length, which looks like one "
+            f"batch: cut it with `treadle.data.arrays({name}, batch_size, key=...)`, or say "
+            f"`[{name}]`. (Batches that are bare arrays go into a list.)"
+        )
 
 
 def microbatch(batch: Batch, index: Any, accumulate: int) -> PyTree:

@@ -12,6 +12,10 @@ from jax.experimental.compilation_cache import compilation_cache as _jax_cache
 # read and write, and lists the folder at each: pruning once a process does the same for nothing.
 _MAX_BYTES = 2 * 1024**3
 
+# What `TREADLE_CACHE` may say besides the path of a folder.
+_OFF = ("off", "0", "false", "no", "none")
+_ON = ("", "on", "1", "true", "yes")
+
 _switched_on = False
 
 
@@ -55,14 +59,15 @@ def ensure_compilation_cache() -> None:
         return
     _switched_on = True
     config: Any = jax.config  # Its options are not in JAX's type stubs.
-    choice = os.environ.get("TREADLE_CACHE", "")
-    stopped = choice.lower() in ("off", "0", "false", "no")
-    if stopped or config.jax_compilation_cache_dir:
+    choice = os.environ.get("TREADLE_CACHE", "").strip()
+    if choice.lower() in _OFF or config.jax_compilation_cache_dir:
         return
-    folder = choice or _default_folder()
+    folder: Any = choice
     try:
+        if choice.lower() in _ON:
+            folder = _default_folder()
         compilation_cache(folder)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory.
         warnings.warn(
             f"The compilation cache cannot be kept in {str(folder)!r} ({error}), so every start "
             f"compiles anew. Choose a folder with `treadle.compilation_cache(path)` or the "

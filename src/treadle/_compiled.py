@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from ._custom_types import Args, Batch, Metrics
 from ._diagnose import Signature
-from ._state import Bundle, TrainState
+from ._errors import ConsumedStateError
+from ._state import CONSUMED, Bundle, TrainState, is_array_or_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +62,14 @@ class Compiled:
     def __call__(
         self, state: TrainState, batch: Batch, *, args: Args | None = None
     ) -> tuple[TrainState, Metrics]:
-        """One step; the state is donated as by the step itself."""
-        packed = None if args is None else Bundle.pack(args)
+        """One step; the state is donated as by the step itself.
+
+        Raises:
+            ConsumedStateError: A step has taken the state.
+        """
+        if state.is_consumed:
+            raise ConsumedStateError(CONSUMED)
+        packed = None if args is None else Bundle.pack(args, is_array_or_number)
         state, metrics, _ = self.executable(state, batch, packed)
         return state, metrics
 

@@ -1,7 +1,7 @@
 """`EvalStep`, `evaluate` and `predict`: exact means over any split into batches."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from ._batch import num_examples
+from ._batch import looks_like_one_batch, num_examples
 from ._checks import whole_number
 from ._custom_types import Batch, Door, KeyLike, MetricFn, Model
-from ._errors import ArgumentTypeError, BatchError, DataError, LossError
+from ._errors import ArgumentTypeError, BatchError, ConsumedStateError, DataError, LossError
 from ._loss import flatten_aux, require_signature
-from ._random import as_key, example_keys
-from ._state import Bundle, TrainState
+from ._random import as_key, example_keys, predict_key
+from ._state import Bundle, TrainState, is_deleted
 from ._weighted import Total, ZeroWeightWarning, as_total, reduce_examples
+from .data import ArrayBatches
 from .tree._paths import flatten_with_paths
 
 
@@ -121,7 +122,8 @@ def evaluate(
         Each name with its figure: a `float`, or a NumPy array where the figure is one.
 
     Raises:
-        DataError: There are no batches.
+        ArgumentTypeError, ArgumentValueError: `eval_step` or `batch_size` is not one.
+        DataError: There are no batches, or no end of them.
         BatchError: A batch is not one, or has another structure than the first.
         LossError: The metric function returns something else.
         ConsumedStateError: A step has consumed the state.
@@ -131,6 +133,7 @@ def evaluate(
             f"`eval_step` is a {type(eval_step).__name__}, not an `EvalStep`: write "
             f"`treadle.EvalStep(metric_fn)`."
         )
+    _require_batches(batches)
     model = Bundle.pack(model_of(model_or_state))
     pending: list[dict[str, Total]] = []
     sums: dict[str, list[Any]] = {}
@@ -182,8 +185,34 @@ def _figure(name: str, numerator: Any, denominator: Any) -> Any:
 
 
 def model_of(model_or_state: Model | TrainState) -> Model:
-    """The model itself, or the one in a state."""
-    return model_or_state.model if isinstance(model_or_state, TrainState) else model_or_state
+    """The model itself, or the one in a state.
+
+    Raises:
+        ConsumedStateError: If a step has consumed its arrays.
+    """
+    if isinstance(model_or_state, TrainState):
+        return model_or_state.model
+    if any(eqx.is_array(leaf) and is_deleted(leaf) for leaf in jax.tree.leaves(model_or_state)):
+        raise ConsumedStateError(
+            "The model's arrays are gone: it was borrowed from a state that a step has consumed. "
+            "Use the newest state, or a model from `state.copy()`."
+        )
+    return model_or_state
+
+
+def _require_batches(batches: Any) -> None:
+    if isinstance(batches, (Mapping, np.ndarray, jax.Array)) or not isinstance(batches, Iterable):
+        raise DataError(
+            f"`batches` is a {type(batches).__name__}, not an iterable of batches: put a single "
+            f"batch into a list, `[batch]`."
+        )
+    looks_like_one_batch(batches, "batches")
+    if isinstance(batches, ArrayBatches) and batches.epochs is None:
+        raise DataError(
+            "`batches` never end: they come from `treadle.data.arrays` without a number of "
+            "epochs. Write `treadle.data.arrays(..., key=None, shuffle=False, epochs=1, "
+            "drop_remainder=False)`."
+        )
 
 
 def recut(
@@ -268,7 +297,8 @@ def predict(
         inputs: Arrays with a leading axis of examples, as many as fit into host memory.
         batch_size: How many go through the model at once; the last batch is filled up, so that one
             program serves all.
-        key: For a model that draws: example `i` is called as `model(x, key=fold_in(key, i))`.
+        key: For a model that draws: example `i` gets `fold_in(fold_in(key, PREDICT), i)`, with
+            treadle's constant for predictions ("pred" in ASCII).
         inference: Whether the model is put into inference mode (no dropout).
 
     Returns:
@@ -276,14 +306,17 @@ def predict(
 
     Raises:
         BatchError: `inputs` are not arrays that share a leading axis.
-        ArgumentValueError: `batch_size` is not a positive whole number.
+        ArgumentValueError, ArgumentTypeError: `batch_size` is not a positive whole number, `key` is
+            no key, or the model returns something that is not an array.
+        ConsumedStateError: A step has consumed the state, or the one the model was taken from.
 
     Example:
         >>> logits = treadle.predict(state, images, batch_size=256)
     """
     whole_number("batch_size", batch_size)
     count = num_examples(inputs, "inputs")
-    packed = Bundle.pack((model_of(model), None if key is None else as_key(key)))
+    draws = None if key is None else predict_key(as_key(key))
+    packed = Bundle.pack((model_of(model), draws))
     outputs = []
     for start in range(0, count, batch_size):
         stop = min(start + batch_size, count)

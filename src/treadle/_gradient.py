@@ -57,7 +57,7 @@ class LossOfBatch(NamedTuple):
         else:
             # The place in the global batch: the draws do not depend on `accumulate`.
             key = self.key
-            indices = jnp.arange(num_examples(part)) * spec.accumulate + index
+            indices = jnp.arange(num_examples(part), dtype=jnp.int32) * spec.accumulate + index
         return loss_totals(spec.loss_fn, model, part, key, indices, self.args, spec.axis_name)
 
     def value(self, trainable: PyTree) -> jax.Array:
@@ -70,8 +70,10 @@ class LossOfBatch(NamedTuple):
 
         def objective(trainable: PyTree, index: Any) -> tuple[jax.Array, dict[str, Total]]:
             totals = self.totals(trainable, index)
-            numerator = totals["loss"].numerator
-            return numerator * jnp.asarray(scale, numerator.dtype), totals
+            loss = totals["loss"]
+            if loss.weighted and self.spec.accumulate == 1:
+                return figure(loss), totals
+            return loss.numerator * jnp.asarray(scale, loss.numerator.dtype), totals
 
         def one(index: Any) -> tuple[PyTree, dict[str, Total]]:
             (_, totals), grads = eqx.filter_value_and_grad(objective, has_aux=True)(
@@ -85,14 +87,20 @@ class LossOfBatch(NamedTuple):
     def _finish(self, grads: PyTree, totals: dict[str, Total]) -> Gradient:
         loss = totals.pop("loss")
         assert loss.denominator is not None
-        # The gradient was scaled by the number of losses, so that no microbatch has to know the
-        # weights of the others. For bare scalars that is the total weight.
-        factor = inverse_weight(loss.denominator) * self._num_losses() if loss.weighted else None
+        # The gradient was scaled by the number of losses, because no microbatch knows the weights
+        # of the others. For bare scalars that is the total weight.
+        factor = None
+        if loss.weighted and self.spec.accumulate > 1:
+            factor = inverse_weight(loss.denominator) * self._num_losses()
 
         def correct(grad: jax.Array) -> jax.Array:
             # JAX gives the conjugate of the direction in which a real loss ascends.
             grad = jnp.conj(grad) if jnp.iscomplexobj(grad) else grad
-            return grad if factor is None else grad * factor.astype(grad.dtype)
+            if factor is None:
+                return grad
+            # In the factor's precision: it overflows float16 where the weights are small.
+            wide = jnp.float32 if _is_narrow(grad) else grad.dtype
+            return (grad.astype(wide) * factor.astype(wide)).astype(grad.dtype)
 
         empty = [
             jnp.any(total.denominator == 0) for total in (loss, *totals.values()) if total.weighted
@@ -121,8 +129,12 @@ class LossOfBatch(NamedTuple):
         def body(carry: PyTree, index: jax.Array) -> tuple[PyTree, None]:
             return jax.tree.map(jnp.add, carry, one(index)), None
 
-        total, _ = jax.lax.scan(body, start, jnp.arange(accumulate), unroll=unroll)
+        total, _ = jax.lax.scan(body, start, jnp.arange(accumulate, dtype=jnp.int32), unroll=unroll)
         return total
+
+
+def _is_narrow(grad: jax.Array) -> bool:
+    return grad.dtype in (jnp.float16, jnp.bfloat16)
 
 
 def require_divisible(batch: Batch, accumulate: int) -> None:

@@ -13,7 +13,6 @@ from ._custom_types import Args, Batch, LossFn, Model
 from ._errors import ArgumentTypeError, LossError
 from ._random import example_keys
 from ._weighted import RESERVED, Sum, Total, Weighted, as_total, reduce_examples
-from .tree._paths import path_of
 
 _ONE_EXAMPLE = (
     "The loss function sees one example at a time (treadle maps it over the batch), so it must "
@@ -37,7 +36,7 @@ def require_signature(fn: Any, name: str, arguments: tuple[str, ...]) -> None:
         signature = inspect.signature(fn)
     except ValueError:  # Some built-in callables have none; calling them will tell.
         return
-    keywords = {"args": None} if "args" in signature.parameters else {}
+    keywords = {"args": None} if _args_parameter(fn) is not None else {}
     try:
         signature.bind(*arguments, **keywords)
     except TypeError as error:
@@ -53,7 +52,31 @@ def takes_args(fn: LossFn) -> bool:
         parameters = inspect.signature(fn).parameters.values()
     except ValueError:  # Some built-in callables have no signature; calling them will tell.
         return True
-    return any(p.name == "args" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return _args_parameter(fn) is not None or any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def wants_args(fn: LossFn) -> bool:
+    """Whether a function cannot be called without `args`."""
+    parameter = _args_parameter(fn)
+    return parameter is not None and parameter.default is parameter.empty
+
+
+def _args_parameter(fn: LossFn) -> inspect.Parameter | None:
+    try:
+        parameter = inspect.signature(fn).parameters.get("args")
+    except ValueError:  # Some built-in callables have none.
+        return None
+    # `*args` is something else.
+    named = parameter is not None and parameter.kind is not parameter.VAR_POSITIONAL
+    return parameter if named else None
+
+
+def missing_args(fn: LossFn) -> ArgumentTypeError:
+    """The error for a loss that wants `args` and gets none."""
+    return ArgumentTypeError(
+        f"`args` is missing: the loss function {_name(fn)} cannot be called without it. Write "
+        f"`step(state, batch, args=...)`, and `fit(..., args=...)`."
+    )
 
 
 def unwanted_args(fn: LossFn) -> ArgumentTypeError:
@@ -111,7 +134,7 @@ def _totals(returned: Any, hint: str) -> dict[str, Total]:
         if name in RESERVED:
             raise LossError(
                 f"The aux of the loss has an entry {name!r}: the names "
-                f"{' and '.join(map(repr, RESERVED))} are taken. Call it something else."
+                f"{', '.join(map(repr, RESERVED))} are taken. Call it something else."
             )
         figures[name] = as_total(name, leaf)
     return figures
@@ -139,10 +162,20 @@ def flatten_aux(aux: Any, what: str) -> dict[str, Any]:
             f"{what[0].upper()}{what[1:]} is a {type(aux).__name__} (={aux!r}): return a "
             f"dictionary of names to numbers, such as {{'accuracy': correct}}."
         )
-    entries, _ = jax.tree_util.tree_flatten_with_path(
-        dict(aux), is_leaf=lambda x: x is None or isinstance(x, (Weighted, Sum))
-    )
-    return {path_of(keys): leaf for keys, leaf in entries}
+    figures: dict[str, Any] = {}
+    for key, leaf in aux.items():
+        if not isinstance(key, str):
+            raise LossError(
+                f"{what[0].upper()}{what[1:]} has the key {key!r} of type {type(key).__name__}: "
+                f"the names of figures are strings."
+            )
+        nested = flatten_aux(leaf, f"{key!r} in {what}") if isinstance(leaf, Mapping) else None
+        entries = {key: leaf} if nested is None else {f"{key}/{n}": v for n, v in nested.items()}
+        for name, value in entries.items():
+            if name in figures:
+                raise LossError(f"{what[0].upper()}{what[1:]} has {name!r} twice, once nested.")
+            figures[name] = value
+    return figures
 
 
 def _loss_total(loss: Any, hint: str) -> Total:

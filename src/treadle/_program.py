@@ -14,12 +14,10 @@ from ._errors import TreeError
 from ._gradient import Gradient, LossOfBatch, LossSpec, require_divisible
 from ._norm import tree_norm
 from ._random import step_key
-from ._state import Parts
+from ._state import NO_FAULT, Parts
 from ._trainable import trainable_mask
 from .tree._paths import flatten_with_paths
 from .tree._where import Where
-
-NO_FAULT = -1
 
 
 class StepSpec(NamedTuple):
@@ -69,11 +67,6 @@ class _user_promotion:
         return wrapped
 
 
-def init_faults() -> jax.Array:
-    """`[first step with a non-finite loss or gradient, first step with a total weight of 0]`."""
-    return jnp.full((2,), NO_FAULT, jnp.int32)
-
-
 def advance(spec: StepSpec, parts: Parts, batch: Batch, args: Args | None) -> tuple[Parts, Metrics]:
     """One step.
 
@@ -110,29 +103,24 @@ def _update(
 ) -> tuple[PyTree, PyTree]:
     value_fn = _user_promotion()(loss.value)
     with optax_promotion():
-        try:
-            updates, opt_state = spec.optimizer.update(
-                gradient.grads,
-                parts.opt_state,
-                trainable,
-                value=gradient.loss,
-                grad=gradient.grads,
-                value_fn=value_fn,
-            )
-        except Exception as error:
-            _require_own_state(spec, trainable, parts.opt_state, error)
-            raise
+        _require_own_state(spec, trainable, parts.opt_state)
+        updates, opt_state = spec.optimizer.update(
+            gradient.grads,
+            parts.opt_state,
+            trainable,
+            value=gradient.loss,
+            grad=gradient.grads,
+            value_fn=value_fn,
+        )
         updated = optax.apply_updates(trainable, updates)
     return updated, _same_types("opt_state", parts.opt_state, opt_state)
 
 
-def _require_own_state(
-    spec: StepSpec, trainable: PyTree, opt_state: PyTree, error: Exception
-) -> None:
-    """Tells an update that failed over a state of another optimizer, or for another model.
+def _require_own_state(spec: StepSpec, trainable: PyTree, opt_state: PyTree) -> None:
+    """Refuses the state of another optimizer, or for another model.
 
     Raises:
-        TreeError: If that is what happened.
+        TreeError: If the shapes are not those that this optimizer begins with.
     """
     own = eqx.filter_eval_shape(spec.optimizer.init, trainable)
     expected, given = (
@@ -146,7 +134,7 @@ def _require_own_state(
             f"The state's `opt_state` does not fit this step's optimizer and model: it lacks "
             f"{missing or 'nothing'}, and has {strange or 'nothing'} that does not belong there. "
             f"Use the state with the step that made it, or start one with `step.init`."
-        ) from error
+        )
 
 
 def _same_types(name: str, old: PyTree, new: PyTree) -> PyTree:

@@ -13,11 +13,13 @@ from jaxtyping import Array, Int, Key
 from ._custom_types import PRNGKey
 from ._errors import ArgumentTypeError, ArgumentValueError
 
-# The ASCII codes of "trai", "data", "ense" and "init": far above any count that a user splits by.
+# The ASCII codes of "trai", "data", "ense", "init" and "pred": far above any count that a user
+# splits by.
 TRAINING = 0x74726169
 DATA_ORDER = 0x64617461
 ENSEMBLE = 0x656E7365
 MODEL_INIT = 0x696E6974
+PREDICT = 0x70726564
 
 
 def as_key(key: object, name: str = "key") -> PRNGKey:
@@ -34,7 +36,8 @@ def as_key(key: object, name: str = "key") -> PRNGKey:
     if isinstance(key, (jax.Array, np.ndarray)):
         if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
             typed = jnp.asarray(key)
-        elif key.dtype == np.uint32 and key.ndim == 1:
+        elif key.dtype == np.uint32 and key.shape in ((2,), (4,)):
+            # The words of a raw key are for the implementation that is switched on.
             typed = jax.random.wrap_key_data(jnp.asarray(key))
         else:
             raise ArgumentTypeError(_not_a_key(name, f"an array {key.dtype}{list(key.shape)}"))
@@ -59,6 +62,11 @@ def training_key(key: PRNGKey) -> PRNGKey:
 def model_key(key: PRNGKey) -> PRNGKey:
     """The key handed to a callable that makes the model."""
     return jax.random.fold_in(key, MODEL_INIT)
+
+
+def predict_key(key: PRNGKey) -> PRNGKey:
+    """The root of what `predict` draws."""
+    return jax.random.fold_in(key, PREDICT)
 
 
 def step_key(key: PRNGKey, step: Int[Array, ""]) -> PRNGKey:

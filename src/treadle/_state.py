@@ -17,7 +17,7 @@ from ._errors import ArgumentTypeError, ConsumedStateError, TreeError
 from ._random import as_key
 from .tree._paths import NamedLeaves, escape, flatten_with_paths, join
 
-_CONSUMED = """This `TrainState` was consumed: a step donates the state it is given, so that the
+CONSUMED = """This `TrainState` was consumed: a step donates the state it is given, so that the
 new one can live in the same memory, and the old one is gone.
 
     new_state, metrics = step(state, batch)
@@ -48,6 +48,14 @@ class RawKey(eqx.Module):
         return jax.random.wrap_key_data(self.words, impl=self.implementation)
 
 
+NO_FAULT = -1
+
+
+def init_faults() -> jax.Array:
+    """`[first step with a non-finite loss or gradient, first step with a total weight of 0]`."""
+    return jnp.full((2,), NO_FAULT, jnp.int32)
+
+
 class Parts(NamedTuple):
     """What a state holds, with its structure."""
 
@@ -62,14 +70,14 @@ class _Part(NamedTuple):
     """One part of a state: its structure, and where its leaves are.
 
     `slots` has an index into the flat leaves for each array, and `None` for what is static;
-    `static` has the static leaves in the same places, and `types` their types, because 1, 1.0 and
-    `True` are equal and do not compile to the same program.
+    `static` has the static leaves in the same places, and `kinds` what they are, because 1, 1.0 and
+    `True` are equal, as are 0.0 and -0.0, and do not compile to the same program.
     """
 
     treedef: Any
     slots: tuple[int | None, ...]
     static: tuple[Any, ...]
-    types: tuple[type, ...]
+    kinds: tuple[Any, ...]
 
     def build(self, leaves: Sequence[Any]) -> PyTree:
         # Not `eqx.combine`: the leaves may be anything that a `jax.tree.map` put there.
@@ -139,11 +147,21 @@ def flatten_parts(
             else:
                 slots.append(None)
                 static.append(leaf)
-        parts.append(_Part(treedef, tuple(slots), tuple(static), tuple(map(type, static))))
+        kinds = tuple(map(_kind, static))
+        parts.append(_Part(treedef, tuple(slots), tuple(static), kinds))
     try:
         return tuple(dynamic), Skeleton.of(tuple(parts))
     except TypeError as error:
         raise ArgumentTypeError(_unhashable(trees, is_dynamic)) from error
+
+
+def _kind(leaf: Any) -> Any:
+    return (type(leaf), repr(leaf)) if isinstance(leaf, (float, complex)) else type(leaf)
+
+
+def is_array_or_number(leaf: Any) -> bool:
+    """Whether a leaf is traced: an array or a Python number, but no bool, which is a switch."""
+    return eqx.is_array_like(leaf) and not isinstance(leaf, bool)
 
 
 def _unhashable(trees: Sequence[PyTree], is_dynamic: Callable[[Any], bool]) -> str:
@@ -180,9 +198,9 @@ class Bundle:
         self.skeleton = skeleton
 
     @staticmethod
-    def pack(tree: PyTree) -> "Bundle":
+    def pack(tree: PyTree, is_dynamic: Callable[[Any], bool] = eqx.is_array) -> "Bundle":
         """Arrays on one side, everything else on the other."""
-        return Bundle(*flatten_parts((tree,), eqx.is_array))
+        return Bundle(*flatten_parts((tree,), is_dynamic))
 
     def unpack(self) -> PyTree:
         """The tree again."""
@@ -215,32 +233,48 @@ class TrainState(NamedLeaves):
 
     @property
     def model(self) -> Model:
-        """The model."""
+        """The model.
+
+        Raises:
+            ConsumedStateError: If a step has taken this state.
+        """
         return self._view(0)
 
     @property
     def opt_state(self) -> PyTree:
-        """The optimizer's state."""
+        """The optimizer's state.
+
+        Raises:
+            ConsumedStateError: If a step has taken this state.
+        """
         return self._view(1)
 
     @property
     def key(self) -> PRNGKey:
-        """The root of the training stream: it stays the same from step to step."""
+        """The root of the training stream: it stays the same from step to step.
+
+        Raises:
+            ConsumedStateError: If a step has taken this state.
+        """
         return self._view(2).typed()
 
     @property
     def step(self) -> jax.Array:
-        """How many steps have been taken: an int32 scalar on the device."""
+        """How many steps have been taken: an int32 scalar on the device.
+
+        Raises:
+            ConsumedStateError: If a step has taken this state.
+        """
         return self._view(3)
 
     @property
     def is_consumed(self) -> bool:
         """Whether a step has taken this state's memory."""
-        return any(isinstance(leaf, jax.Array) and _is_deleted(leaf) for leaf in self.leaves)
+        return any(isinstance(leaf, jax.Array) and is_deleted(leaf) for leaf in self.leaves)
 
     def _require_alive(self) -> None:
         if self.is_consumed:
-            raise ConsumedStateError(_CONSUMED)
+            raise ConsumedStateError(CONSUMED)
 
     def parts(self) -> Parts:
         """All of the state with its structure."""
@@ -306,6 +340,8 @@ class TrainState(NamedLeaves):
             for slot, leaf in zip(part.slots, jax.tree.leaves(new), strict=True):
                 if slot is not None:
                     leaves[slot] = copy_leaf(leaf, like=self.leaves[slot])
+        # What went wrong before is not held against what takes its place.
+        leaves[-1] = init_faults()
         return TrainState(tuple(leaves), self.skeleton)
 
     def __repr__(self) -> str:
@@ -323,7 +359,8 @@ for _node in (TrainState, Bundle):
     jtu.register_dataclass(_node, data_fields=["leaves"], meta_fields=["skeleton"])
 
 
-def _is_deleted(leaf: jax.Array) -> bool:
+def is_deleted(leaf: jax.Array) -> bool:
+    """Whether an array's memory was given away."""
     return not isinstance(leaf, Tracer) and leaf.is_deleted()
 
 

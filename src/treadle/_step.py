@@ -29,7 +29,13 @@ from ._custom_types import (
     Model,
     PRNGKey,
 )
-from ._diagnose import Signature, differences, signature, slow_in_a_loop
+from ._diagnose import (
+    Signature,
+    compilation_counter,
+    differences,
+    signature,
+    slow_in_a_loop,
+)
 from ._errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -39,10 +45,20 @@ from ._errors import (
     TreadleError,
 )
 from ._gradient import LossSpec
-from ._loss import require_signature, takes_args, unwanted_args
-from ._program import NO_FAULT, StepSpec, advance, init_faults, optax_promotion
+from ._loss import missing_args, require_signature, takes_args, unwanted_args, wants_args
+from ._program import StepSpec, advance, optax_promotion
 from ._random import as_key, model_key, training_key
-from ._state import _CONSUMED, Bundle, Parts, RawKey, TrainState, copy_leaf
+from ._state import (
+    CONSUMED,
+    NO_FAULT,
+    Bundle,
+    Parts,
+    RawKey,
+    TrainState,
+    copy_leaf,
+    init_faults,
+    is_array_or_number,
+)
 from ._trainable import trainable_mask
 from ._weighted import ZeroWeightWarning
 from .tree._where import Where
@@ -105,10 +121,12 @@ class TrainStep:
         nonfinite: Door[str] = "raise",
         donate: bool = True,
         axis_name: str = "batch",
-        unroll: bool | int | None = None,
+        unroll: Door[bool | int | None] = None,
     ):
         require_signature(loss_fn, "loss_fn", ("model", "batch" if batched else "example", "key"))
         whole_number("accumulate", accumulate)
+        if unroll is not None and not isinstance(unroll, bool):
+            whole_number("unroll", unroll, otherwise=", a bool, or None")
         if nonfinite not in _NONFINITE:
             raise ArgumentValueError(
                 f"`nonfinite` (={nonfinite!r}) must be one of {', '.join(map(repr, _NONFINITE))}."
@@ -120,12 +138,16 @@ class TrainStep:
             nonfinite=nonfinite,
         )
         self._takes_args = takes_args(loss_fn)
+        self._wants_args = wants_args(loss_fn)
         self._donate = donate
         self._compilations: list[Compilation] = []
         self._calls = 0
         # Any: `is_ready` is not in JAX's type stubs.
         self._faults: Any = None
         self._older_faults: Any = None
+        # The state that came back last, by its `id`: faults of another are not this one's.
+        self._newest: int | None = None
+        self._xla = compilation_counter()
         self._zero_weight_told = False
         self._pure = eqx.filter_jit(self._advance)
         donated = (0,) if donate else ()
@@ -154,10 +176,14 @@ class TrainStep:
         model = jax.tree.map(functools.partial(_as_array, copy=copy), model)
         mask = trainable_mask(self._spec.trainable, model)
         with optax_promotion():
-            opt_state = self._spec.optimizer.init(eqx.filter(model, mask))
+            leaves, treedef = jax.tree.flatten(self._spec.optimizer.init(eqx.filter(model, mask)))
+        for index in range(len(leaves)):
+            # One by one, so that each original is freed before the next copy. They are copied
+            # because an optimizer may hand out an array that it holds, such as its random key.
+            leaves[index] = _as_optimizer_array(leaves[index])
         parts = Parts(
             model=model,
-            opt_state=jax.tree.map(_as_optimizer_array, opt_state),
+            opt_state=jax.tree.unflatten(treedef, leaves),
             key=RawKey.of(training_key(key)),
             step=jnp.zeros((), jnp.int32),
             faults=init_faults(),
@@ -185,6 +211,8 @@ class TrainStep:
             ConsumedStateError: The state was donated to an earlier step.
             BatchError: The batch is not one.
             ArgumentValueError: `accumulate` does not divide the batch size.
+            ArgumentTypeError: `state` is none, or `args` is missing or not wanted.
+            TreeError: The state belongs to another optimizer or model.
             LossError: The loss is not a real scalar, or its aux are not numbers.
             NonFiniteError: An earlier step met a NaN or an infinity (`nonfinite="raise"`).
         """
@@ -241,12 +269,16 @@ class TrainStep:
         """
         self._require_arguments(state, args)
         ensure_compilation_cache()
-        packed = None if args is None else Bundle.pack(args)
+        packed = None if args is None else Bundle.pack(args, is_array_or_number)
+        known = len(self._compilations)
         start = time.perf_counter()
         lowered = self._step.lower(state, batch, packed)
         traced = time.perf_counter()
         executable = lowered.compile()
         done = time.perf_counter()
+        if len(self._compilations) != known:
+            newest = dataclasses.replace(self._compilations[-1], seconds=done - start)
+            self._compilations[-1] = newest
         return measure(executable, state, self._donate, traced - start, done - traced)
 
     @property
@@ -262,9 +294,11 @@ class TrainStep:
 
         Raises:
             NonFiniteError: A loss or gradient was NaN or infinite, and `nonfinite="raise"`.
+            ZeroWeightWarning: (A warning.) All weights of a figure were 0.
             ConsumedStateError: The state was donated to an earlier step.
         """
         faults = self._faults if state is None else state.parts().faults
+        self._faults = self._older_faults = None  # Told once; the state keeps them.
         if faults is not None:
             self._tell(np.asarray(faults))
 
@@ -288,6 +322,11 @@ class TrainStep:
         self, state: TrainState, batches: Batch, args: Bundle | None
     ) -> tuple[TrainState, Metrics, jax.Array]:
         count = num_examples(batches, "batches")
+        if any(leaf.ndim < 2 for leaf in jax.tree.leaves(batches)):
+            raise BatchError(
+                "`batches` must be batches stacked on a new leading axis, so that every leaf has "
+                "two axes at least: `jax.tree.map(lambda *leaves: np.stack(leaves), *batches)`."
+            )
         self._record(f"scan of {count}", state, batches, args)
 
         def body(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -308,21 +347,26 @@ class TrainStep:
         packed = None
         if args is not None:
             self._require_arguments(state, args)
-            packed = Bundle.pack(args)
-        known = len(self._compilations)
+            packed = Bundle.pack(args, is_array_or_number)
+        elif self._wants_args:
+            raise missing_args(self._spec.loss.loss_fn)
+        known, compiled = len(self._compilations), self._xla.count
         start = time.perf_counter()
         try:
             # Asked before XLA is, which would print a log line of its own, and before a failing
             # program consumes the state itself; any leaf will do.
             if state.leaves[-1].is_deleted():
-                raise ConsumedStateError(_CONSUMED)
-            new, metrics, self._faults = program(state, batch, packed)
+                raise ConsumedStateError(CONSUMED)
+            new, metrics, faults = program(state, batch, packed)
         except Exception as error:
             del self._compilations[known:]
-            self._explain(error, name, state, batch)
+            self._explain(error, name, state, batch, args)
             raise
-        if len(self._compilations) != known:
-            self._note_compilation(time.perf_counter() - start)
+        if self._xla.count != compiled:
+            self._note_compilation(name, known, time.perf_counter() - start)
+        if id(state) != self._newest:
+            self._older_faults = None
+        self._newest, self._faults = id(new), faults
         self._calls += 1
         if not self._calls % _POLL_EVERY:
             self._poll()
@@ -330,17 +374,41 @@ class TrainStep:
 
     def _poll(self) -> None:
         """Reads the faults of some calls ago: the newest are seldom ready, and nothing waits."""
-        if self._older_faults is None:
+        oldest = self._faults if self._older_faults is None else self._older_faults
+        if oldest.is_ready():
+            self._older_faults = None
+            self._tell(np.asarray(oldest))
+        elif self._older_faults is None:
             self._older_faults = self._faults
-        elif self._older_faults.is_ready():
-            older, self._older_faults = self._older_faults, None
-            self._tell(np.asarray(older))
 
-    def _explain(self, error: Exception, name: str, state: Any, batch: Batch) -> None:
+    def _explain(self, error: Exception, name: str, state: Any, batch: Any, args: Any) -> None:
         """Raises a better error than JAX's, where the arguments show what is wrong."""
-        self._require_arguments(state, None)
+        self._require_arguments(state, args)
         if isinstance(error, TreadleError):
             return
+        if any(isinstance(leaf, Tracer) for leaf in state.leaves):
+            raise ArgumentTypeError(
+                "The step was called inside a transformation (`jax.jit`, `jax.vmap`, `lax.scan`), "
+                "but it is compiled already and donates its state: use `step.pure` there."
+            ) from error
+        if not all(isinstance(leaf, jax.Array) for leaf in state.leaves):
+            raise ArgumentTypeError(
+                "`state` has leaves that are not JAX arrays (after `jax.device_get`?): bring them "
+                "back with `jax.device_put(state)`."
+            ) from error
+        mine = {id(leaf) for leaf in state.leaves}
+        for given, tree in (("batch", batch), ("args", args)):
+            leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+            if any(id(leaf) in mine for leaf in leaves):
+                raise ArgumentValueError(
+                    f"`{given}` holds arrays of the state itself, which the step donates: hand "
+                    f"over copies, such as `state.copy().model`."
+                ) from error
+            if any(leaf.is_deleted() for leaf in leaves):
+                raise ConsumedStateError(
+                    f"`{given}` holds arrays that are gone: they were borrowed from a state that a "
+                    f"step has consumed. Take them from a copy, `state.copy().model`."
+                ) from error
         try:
             num_examples(batch, "batch" if name == "step" else "batches")
         except BatchError as better:
@@ -359,15 +427,18 @@ class TrainStep:
             )
         if args is not None and not self._takes_args:
             raise unwanted_args(self._spec.loss.loss_fn)
+        if args is None and self._wants_args:
+            raise missing_args(self._spec.loss.loss_fn)
 
     def _record(self, program: str, state: TrainState, batch: Batch, args: Bundle | None) -> None:
         """Notes that the program is being traced: JAX runs the Python only then."""
-        seen = signature(state=state, batch=batch, args=args)
-        self._compilations.append(
-            Compilation(program, self._cause(program, state, seen), None, seen)
-        )
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        unpacked = None if args is None else args.unpack()
+        seen = signature(state=state, batch=batch, args=unpacked)
+        self._compilations.append(Compilation(program, self._cause(program, seen), None, seen))
 
-    def _cause(self, program: str, state: TrainState, seen: Signature) -> str:
+    def _cause(self, program: str, seen: Signature) -> str:
         earlier = [c for c in self._compilations if c.program == program]
         if not earlier:
             return f"the first call ({program})"
@@ -375,13 +446,21 @@ class TrainStep:
         if changed:
             return "; ".join(changed)
         return (
-            "the same shapes and dtypes, but a static value (an activation function, a static "
-            "field), the sharding, or JAX's configuration changed"
+            "the same shapes and dtypes, but the container types (a list for a tuple), a static "
+            "value of the model (an activation function, a static field), the sharding, or JAX's "
+            "configuration changed"
         )
 
-    def _note_compilation(self, seconds: float) -> None:
-        newest = dataclasses.replace(self._compilations[-1], seconds=seconds)
-        self._compilations[-1] = newest
+    def _note_compilation(self, name: str, known: int, seconds: float) -> None:
+        """Completes what was recorded while tracing; or records what traced nothing."""
+        if len(self._compilations) == known:
+            newest = self._untraced(name, seconds)
+            if newest is None:
+                return
+            self._compilations.append(newest)
+        else:
+            newest = dataclasses.replace(self._compilations[-1], seconds=seconds)
+            self._compilations[-1] = newest
         again = any(c.program == newest.program for c in self._compilations[:-1])
         _log.log(
             logging.WARNING if again else logging.DEBUG,
@@ -390,6 +469,14 @@ class TrainStep:
             seconds,
             newest.cause,
         )
+
+    def _untraced(self, name: str, seconds: float) -> Compilation | None:
+        """A program that was compiled from a trace that JAX had already."""
+        earlier = [c for c in self._compilations if c.program.startswith(name)]
+        if not earlier:
+            return None
+        cause = "the same trace: for other devices or another sharding, or traced by `compile`"
+        return dataclasses.replace(earlier[-1], cause=cause, seconds=seconds)
 
     def _tell(self, faults: np.ndarray) -> None:
         nonfinite, empty = int(faults[0]), int(faults[1])
@@ -427,12 +514,24 @@ def _made(model: Any, key: PRNGKey) -> Model:
     """The model itself, or what a function makes: a module can be called too, and is no leaf."""
     if not callable(model) or not jax.tree_util.all_leaves([model]):
         return model
-    wants_key = any(
-        parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    required = [
+        parameter
         for parameter in inspect.signature(model).parameters.values()
-    )
-    return model(model_key(key)) if wants_key else model()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if not required:
+        return model()
+    if len(required) > 1:
+        raise ArgumentTypeError(
+            f"`model` (={model!r}) is a function with the parameters "
+            f"{', '.join(parameter.name for parameter in required)}: it is called with a key "
+            f"alone, or with nothing. Fix the others with `functools.partial`."
+        )
+    (parameter,) = required
+    if parameter.kind is parameter.KEYWORD_ONLY:
+        return model(**{parameter.name: model_key(key)})
+    return model(model_key(key))
 
 
 def _as_array(leaf: Any, copy: bool) -> Any:
@@ -445,9 +544,7 @@ def _as_array(leaf: Any, copy: bool) -> Any:
 
 def _as_optimizer_array(leaf: Any) -> Any:
     """Optimizers may start their state from Python numbers; the update turns them into arrays."""
-    if isinstance(leaf, (int, float, complex)) and not isinstance(leaf, bool):
-        return copy_leaf(jnp.asarray(leaf))
-    return _as_array(leaf, copy=False)
+    return copy_leaf(leaf) if eqx.is_array_like(leaf) else leaf
 
 
 def _without_aliases(parts: Parts) -> Parts:

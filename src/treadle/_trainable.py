@@ -25,6 +25,6 @@ def trainable_mask(trainable: Where, model: Model) -> PyTree[bool]:
             f"of floats, `trainable` (={trainable!r}) chooses none."
             if floats
             else f"The model ({type(model).__name__}) has no trainable leaves: it holds no arrays "
-            f"of floats. Integers and NumPy scalars are not trained; make them float arrays."
+            f"of floats. Integers are not trained; make them float arrays."
         )
     return mask

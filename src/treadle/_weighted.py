@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ._errors import LossError
 
-RESERVED = ("loss", "grad_norm")
+RESERVED = ("loss", "grad_norm", "step")
 
 
 class Weighted(eqx.Module):
@@ -74,7 +74,11 @@ def as_total(name: str, leaf: Any, weight: float | Array | np.ndarray = 1.0) -> 
     """
     if isinstance(leaf, Sum):
         array = _real(name, leaf.array)
-        return Total(array * jnp.asarray(weight, array.dtype), None)
+        if isinstance(weight, float) and weight == 1.0:
+            return Total(array)
+        weight = jnp.asarray(weight, array.dtype)
+        # Not `array * weight`: a row that only fills the batch up may hold an infinity.
+        return Total(jnp.where(weight == 0, jnp.zeros((), array.dtype), array * weight))
     if isinstance(leaf, Weighted):
         value, own = _real(name, leaf.value), _real(f"{name} (its weight)", leaf.weight)
         if own.shape not in ((), value.shape):

@@ -193,6 +193,7 @@ def test_no_two_streams_share_a_key(seed, count, steps):
         "data": jax.random.fold_in(key, treadle._random.DATA_ORDER),
         "ensemble": jax.random.fold_in(key, treadle._random.ENSEMBLE),
         "model": treadle._random.model_key(key),
+        "predict": treadle._random.predict_key(key),
     }
     for step in steps:
         step_key = treadle._random.step_key(root, jnp.int32(step))

@@ -1,5 +1,6 @@
 """What the step itself needs of explanation: signatures compared, programs looked into."""
 
+from ._compilations import compilation_counter as compilation_counter
 from ._jaxpr import primitives as primitives
 from ._jaxpr import slow_in_a_loop as slow_in_a_loop
 from ._signature import Signature as Signature

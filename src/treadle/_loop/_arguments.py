@@ -1,12 +1,13 @@
 """The door of `fit`: arguments that cannot be used are told before anything happens."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 
+from .._batch import looks_like_one_batch
 from .._checks import whole_number
 from .._custom_types import Batch, Door
 from .._errors import ArgumentTypeError, ArgumentValueError, DataError
@@ -45,12 +46,14 @@ def require_arguments(
             f"`step` is a {type(step).__name__}, not a `TrainStep`: write "
             f"`treadle.TrainStep(loss_fn, optimizer)`."
         )
-    step._require_arguments(state, None if is_function(args) else args)
+    # Whether the loss takes `args` at all does not depend on what the function returns.
+    step._require_arguments(state, 0 if is_function(args) else args)
     if isinstance(data, (Mapping, np.ndarray, jax.Array)):
         raise DataError(
             f"`data` is one batch (a {type(data).__name__}), not an iterable of batches: cut "
             f"it with `treadle.data.arrays(data, batch_size, key=...)`, or give a list of batches."
         )
+    looks_like_one_batch(data, "data")
     whole_number("num_steps", num_steps, minimum=0)
     if run is not None and checkpointer is not None:
         raise ArgumentValueError(
@@ -74,6 +77,30 @@ def _require_evaluation(evaluation: Any) -> None:
         )
 
 
+def on_host(figures: Any) -> dict[str, Any]:
+    """What a function given as `eval` returned, as numbers that outlive the state.
+
+    Raises:
+        ArgumentTypeError: If it is no dictionary of figures by name.
+    """
+    if not isinstance(figures, Mapping) or not all(isinstance(name, str) for name in figures):
+        raise ArgumentTypeError(
+            f"The function given as `eval` returned {figures!r}: it must return a dictionary of "
+            f"names to numbers, such as {{'accuracy': 0.9}}."
+        )
+    values = {}
+    for name, value in figures.items():
+        try:
+            array = np.array(value, np.result_type(value), copy=True)
+        except (TypeError, ValueError) as error:
+            raise ArgumentTypeError(
+                f"The function given as `eval` returned {value!r} for {name!r}: figures are "
+                f"numbers, or arrays of them."
+            ) from error
+        values[name] = array.item() if array.ndim == 0 else array
+    return values
+
+
 def require_frequencies(**frequencies: Any) -> None:
     """Refuses frequencies that are not positive, or that belong to something that is not there.
 
@@ -92,13 +119,17 @@ def require_frequencies(**frequencies: Any) -> None:
             whole_number(name, value)
 
 
-def require_callbacks(callbacks: Door[list[Callback]]) -> None:
+def require_callbacks(callbacks: Door[Sequence[Callback]]) -> None:
     """Refuses what is no callback, and two whose state would share a name.
 
     Raises:
         ArgumentTypeError: Something is not a `Callback`.
         ArgumentValueError: A bad `every`, or two names that are equal.
     """
+    if isinstance(callbacks, Callback):
+        raise ArgumentTypeError(
+            f"`callbacks` is a single {type(callbacks).__name__}: put it into a list."
+        )
     seen: set[str] = set()
     for callback in callbacks:
         if not isinstance(callback, Callback):

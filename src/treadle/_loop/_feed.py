@@ -31,7 +31,7 @@ class Feed:
                 f"`data` (={data!r}) of type {type(data).__name__} is not an iterable of batches: "
                 f"hand over a list of batches, a generator, or `treadle.data.arrays(...)`."
             ) from error
-        self._one_shot = self._iterator is data
+        self._data = data
         self._positioned = is_positioned(self._iterator)
         self._ahead = ahead
         self._held: collections.deque[tuple[Batch, Any]] = collections.deque()
@@ -64,7 +64,8 @@ class Feed:
             self._iterator.set_state(decode_position(saved["position"]))  # type: ignore[attr-defined]
             self._position = saved["position"]
             return 0
-        if not skip or (continued and self._one_shot):
+        # Only what is its own iterator gives the same one again: it cannot start anew.
+        if not skip or (continued and self._iterator is iter(self._data)):
             return 0
         skipped = sum(1 for _ in itertools.islice(self._iterator, self.consumed))
         if skipped < self.consumed:
@@ -135,7 +136,7 @@ _END: Any = _End()
 
 
 def stack(batches: list[Batch]) -> Batch | None:
-    """Batches on a new leading axis; `None` where their structures or shapes differ."""
+    """Batches on a new leading axis; `None` where structures, shapes or dtypes differ."""
     first, *others = batches
     leaves, treedef = jax.tree.flatten(first)
     columns = [leaves]
@@ -146,11 +147,16 @@ def stack(batches: list[Batch]) -> Batch | None:
         columns.append(leaves)
     stacked = []
     for column in zip(*columns, strict=True):
-        if any(np.shape(leaf) != np.shape(column[0]) for leaf in column):
+        if any(_type(leaf) != _type(column[0]) for leaf in column):
             return None
         on_device = isinstance(column[0], jax.Array)
         stacked.append(jnp.stack(column) if on_device else np.stack(column))
     return jax.tree.unflatten(treedef, stacked)
+
+
+def _type(leaf: Any) -> tuple[Any, ...]:
+    # `np.stack` would promote dtypes that differ.
+    return np.shape(leaf), getattr(leaf, "dtype", type(leaf))
 
 
 def leading_size(batch: Batch, axis: int = 0) -> int:

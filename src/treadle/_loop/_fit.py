@@ -20,6 +20,7 @@ from ..checkpoint import Checkpointer
 from ._arguments import (
     Evaluation,
     is_function,
+    on_host,
     require_arguments,
     require_callbacks,
     require_frequencies,
@@ -63,7 +64,7 @@ def fit(
             then not fused).
         callbacks: What else is to happen.
         eval: `(EvalStep, batches)`, or a function of the state that returns figures by name.
-        eval_every: Evaluate on multiples of this; always at the end as well.
+        eval_every: Evaluate on multiples of this; always at `num_steps` as well.
         checkpointer: Where checkpoints go; `run` brings its own.
         checkpoint_every: Save on multiples of this; without it, ten times on the way, but at least
             every 1,000 steps. Always at the end, and when the training is stopped.
@@ -86,6 +87,8 @@ def fit(
 
     Raises:
         ArgumentTypeError, ArgumentValueError: An argument cannot be used.
+        BatchError, LossError: As the step raises them.
+        StateUnavailableError: A callback read the state where it had not asked for it.
         DataError: There is no data, or it cannot be put back to where a checkpoint was written.
         CheckpointError: The newest checkpoint does not fit the state.
         NonFiniteError: A loss or gradient was NaN or infinite (`nonfinite="raise"`).
@@ -106,7 +109,9 @@ def fit(
     folder = None if run is None else RunFolder(run)
     place = checkpointer if folder is None else folder.checkpointer
     history = History()
-    watchers = _watchers(history, folder, place, callbacks, num_steps, log_every, checkpoint_every)
+    watchers = _watchers(
+        history, folder, place, callbacks, num_steps, log_every, checkpoint_every, steps_per_call
+    )
     if progress:
         watchers.insert(0, ProgressBar())
     loop = _Loop(
@@ -122,6 +127,7 @@ def fit(
         fuse=1 if is_function(args) else steps_per_call,
         history=history,
     )
+    loop.warn_of_splitting()
     if place is not None:
         _resume(loop, place, resume, skip_data, folder, progress)
     if loop.count >= num_steps:
@@ -144,18 +150,21 @@ def _watchers(
     num_steps: int,
     log_every: int | None,
     checkpoint_every: int | None,
+    steps_per_call: int,
 ) -> list[Callback]:
     """The user's callbacks among our own, in the order in which they are called."""
     interval = log_every or (10 if num_steps >= 100 else 1)
     watchers: list[Callback] = [Log(history, interval)]
     if folder is not None:
         watchers.append(Log(folder.metrics, interval))
+    require_callbacks(callbacks)
     watchers += callbacks
     if place is not None:
         # Last, so that its checkpoints hold what the others made of the same evaluation.
-        every = checkpoint_every or min(1_000, max(1, math.ceil(num_steps / 10)))
+        tenth = min(1_000, max(1, math.ceil(num_steps / 10)))
+        # On multiples of the fused steps: on others, saving would take them apart.
+        every = checkpoint_every or math.ceil(tenth / steps_per_call) * steps_per_call
         watchers.append(Checkpointing(place, every))
-    require_callbacks(watchers)
     return watchers
 
 
@@ -189,6 +198,7 @@ class _Loop:
         self.count = int(state.step)
         self.seconds = {"data": 0.0, "step": 0.0, "eval": 0.0, "save": 0.0}
         self._figures: dict[str, Any] | None = None
+        self._figures_step: int | None = None
         self._metrics: StepMetrics | None = None
         self._stop: str | None = None
         self._seen = 0
@@ -213,15 +223,34 @@ class _Loop:
                         garbage.freeze()
                     self._stop = self._stop or interrupts.reason
                 self.step.check(self.state)
-                self.history.stopped = self._stop if self.count < self.num_steps else None
+                # A signal that came during the last step or evaluation is told all the same.
+                early = self.count < self.num_steps
+                self.history.stopped = self._stop if early else interrupts.reason
                 for callback in self.callbacks:
                     callback.on_end(self._context()._lend(1))
             except BaseException as error:
-                # Each is told, and then the error goes on as it came.
-                for callback in self.callbacks:
-                    callback.on_error(self._context()._lend(1), error)
+                self._tell_of(error)
                 raise
         return self.state
+
+    def _tell_of(self, error: BaseException) -> None:
+        """Each callback is told, whatever the others make of it; the error goes on as it came."""
+        for callback in self.callbacks:
+            try:
+                callback.on_error(self._context()._lend(1), error)
+            except Exception:
+                _log.exception("%s failed while it was told of an error", callback.name)
+
+    def warn_of_splitting(self) -> None:
+        """Says when something happens too often for steps ever to be fused."""
+        often = [every for every in self._boundaries if every < self.fuse]
+        if often:
+            _log.warning(
+                "steps_per_call=%d never fuses: something (an evaluation, a checkpoint, a "
+                "callback's `every`) happens every %d steps. Choose multiples of steps_per_call.",
+                self.fuse,
+                min(often),
+            )
 
     def _advance(self) -> None:
         """The next dispatch, and whatever follows its steps."""
@@ -268,7 +297,7 @@ class _Loop:
         if due:
             context = self._context()
             for callback in due:
-                callback.on_step(context._lend(callback.every if last else None))
+                callback.on_step(context._lend(callback.every, here=last))
 
     def _eval_due(self) -> bool:
         if self.evaluation is None:
@@ -282,7 +311,8 @@ class _Loop:
         if isinstance(self.evaluation, tuple):
             self._figures = evaluate(self.evaluation[0], self.state, self.evaluation[1])
         elif self.evaluation is not None:
-            self._figures = dict(self.evaluation(self.state))
+            self._figures = on_host(self.evaluation(self.state))
+        self._figures_step = self.count
         self.seconds["eval"] += time.perf_counter() - start
         for callback in self.callbacks:
             callback.on_eval(self._context()._lend(1))
@@ -322,12 +352,14 @@ class _Loop:
             self.state,
             metadata={"data": self.feed.position(), "callbacks": states},
             metrics=self._evaluated_here(),
+            # A step that is there is of a training that was cut off behind it, and is taken again.
+            overwrite=True,
         )
         self.seconds["save"] += time.perf_counter() - start
 
     def _evaluated_here(self) -> dict[str, float] | None:
         """The figures of this very step, under the names they have in the rows."""
-        if not self._figures or not self._eval_due():
+        if not self._figures or self._figures_step != self.count:
             return None
         numbers = {name: value for name, value in self._figures.items() if np.ndim(value) == 0}
         return {f"eval/{name}": float(value) for name, value in numbers.items()}
@@ -363,9 +395,13 @@ def _resume(
     if not continued:
         loop.state = checkpointer.restore(loop.state)
         loop.count = newest
+    # A checkpoint may also have been saved by hand, without any of this.
     metadata = checkpointer.metadata(newest)
-    loop.restore_callbacks(metadata["callbacks"])
-    skipped = loop.feed.restore(metadata["data"], skip=skip_data, continued=continued)
+    loop.restore_callbacks(metadata.get("callbacks", {}))
+    skipped = 0
+    if newest < loop.num_steps:
+        place = metadata.get("data", {"consumed": newest, "position": None})
+        skipped = loop.feed.restore(place, skip=skip_data, continued=continued)
     if folder is not None:
         for row in folder.metrics.rows():
             if row["step"] <= newest:

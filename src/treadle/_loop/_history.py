@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ..track import Tracker
 
 
@@ -30,6 +32,8 @@ class History(Tracker):
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         """Adds a row; one whose names begin with `eval/` to the evaluations."""
+        # Arrays come as lists from a file.
+        row = {name: np.asarray(v) if isinstance(v, list) else v for name, v in row.items()}
         prefix = "eval/"
         if all(name.startswith(prefix) for name in row):
             figures = {name.removeprefix(prefix): value for name, value in row.items()}

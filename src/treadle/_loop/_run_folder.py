@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import platform
@@ -11,8 +12,11 @@ from typing import Any
 
 import jax
 
+from .._errors import ArgumentValueError
 from ..checkpoint import Checkpointer
 from ..track import JSONL
+
+_log = logging.getLogger("treadle")
 
 
 class RunFolder:
@@ -20,10 +24,17 @@ class RunFolder:
 
     Args:
         path: The folder, which is made when needed.
+
+    Raises:
+        ArgumentValueError: If it is a file.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ArgumentValueError(
+                f"`run` (={str(path)!r}) is a file: give a folder, which is made when needed."
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpointer = Checkpointer(self.path / "checkpoints")
         self.metrics = JSONL(self.path / "metrics.jsonl")
@@ -31,11 +42,24 @@ class RunFolder:
     def note_start(self, step: int) -> None:
         """Adds this start to `environment.json`: when, from which step, with which versions."""
         file = self.path / "environment.json"
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"starts": []}
-        known["starts"].append({"step": step, **_environment()})
+        starts = _earlier_starts(file)
+        starts.append({"step": step, **_environment()})
         aside = file.with_suffix(f".{os.getpid()}.tmp")
-        aside.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps({"starts": starts}, indent=2) + "\n", encoding="utf-8")
         os.replace(aside, file)
+
+
+def _earlier_starts(file: pathlib.Path) -> list[Any]:
+    """What earlier starts wrote; a damaged file is put aside, for it must not stop a training."""
+    if not file.exists():
+        return []
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8"))["starts"])
+    except (ValueError, KeyError, TypeError):
+        aside = file.with_suffix(".damaged")
+        os.replace(file, aside)
+        _log.warning("%s was damaged: it is now %s, and a new one begins", file, aside.name)
+        return []
 
 
 def _environment() -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Context:
 
     __slots__ = (
         "_every",
+        "_here",
         "_host",
         "eval",
         "eval_due",
@@ -59,6 +60,7 @@ class Context:
         self._host = host
         # Of the callback that holds the context at the moment: one context serves them all.
         self._every: int | None = None
+        self._here = True
         self.step = step
         self.num_steps = num_steps
         self.metrics = metrics
@@ -67,9 +69,13 @@ class Context:
         self.seen = seen
         self.seconds = seconds
 
-    def _lend(self, every: int | None) -> "Context":
-        """Hands the context to a callback that reads the state on multiples of `every`."""
+    def _lend(self, every: int | None, *, here: bool = True) -> "Context":
+        """Hands the context to a callback that reads the state on multiples of `every`.
+
+        `here` says whether the state is that of this step, and not inside a fused dispatch.
+        """
         self._every = every
+        self._here = here
         return self
 
     @property
@@ -79,7 +85,8 @@ class Context:
         Raises:
             StateUnavailableError: On any other step: the state may be inside a fused dispatch.
         """
-        if self._every is None or self.step % self._every or self._host.count != self.step:
+        asked = self._every is not None and not self.step % self._every
+        if not (asked and self._here and self._host.count == self.step):
             raise _unavailable(self._every, self.step)
         return self._host.state
 
@@ -89,7 +96,11 @@ class Context:
         return self.state.model
 
     def stop(self, reason: str) -> None:
-        """Ends the training after this step; `history.stopped` will say why."""
+        """Ends the training after this step; `history.stopped` will say why.
+
+        With `steps_per_call=K`, after the dispatch that the step is part of: where the exact step
+        matters, give the callback an `every`.
+        """
         self._host.request_stop(reason)
 
     def save(self, checkpointer: Any) -> None:

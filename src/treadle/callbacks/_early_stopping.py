@@ -43,6 +43,10 @@ class EarlyStopping(Callback):
         """The key of its state in a checkpoint."""
         return f"EarlyStopping({self.metric})"
 
+    def on_start(self, ctx: Context) -> None:
+        """A training that was stopped stays stopped when its script is run again."""
+        self._stop_if_waited(ctx)
+
     def on_eval(self, ctx: Context) -> None:
         """Compares, counts, and stops when the patience is used up."""
         assert ctx.eval is not None
@@ -56,6 +60,9 @@ class EarlyStopping(Callback):
             self.best, self.waited = value, 0
             return
         self.waited += 1
+        self._stop_if_waited(ctx)
+
+    def _stop_if_waited(self, ctx: Context) -> None:
         if self.waited >= self.patience:
             ctx.stop(
                 f"early stopping: {self.metric} has not improved on {self.best} for "

@@ -1,6 +1,7 @@
 """How fast it goes, and where the time goes."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from .._custom_types import Door
@@ -16,6 +17,9 @@ class Throughput(Callback):
 
     Args:
         flops: Floating point operations of one step, such as `step.compile(state, batch).flops`.
+
+    Raises:
+        ArgumentValueError: `flops` is not positive.
     """
 
     per_dispatch = True
@@ -67,8 +71,14 @@ class TimeSplit(Callback):
     """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = 0.0
+        self._spent: Mapping[str, float] = {}
+        self._other = self._start = 0.0
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds by what they went to."""
+        # Read late: the last checkpoint is written after the other callbacks have ended.
+        return {**self._spent, "other": self._other} if self._spent else {}
 
     def on_start(self, ctx: Context) -> None:
         """Starts the clock."""
@@ -76,9 +86,9 @@ class TimeSplit(Callback):
 
     def on_end(self, ctx: Context) -> None:
         """Reads it."""
+        self._spent = ctx.seconds
         total = time.perf_counter() - self._start
-        self.seconds = dict(ctx.seconds)
-        self.seconds["other"] = max(0.0, total - sum(self.seconds.values()))
+        self._other = max(0.0, total - sum(ctx.seconds.values()))
 
     def __str__(self) -> str:
         total = sum(self.seconds.values()) or 1.0

@@ -238,17 +238,26 @@ class PrefetchIterator:
 class PrefetchedBatches:
     """Batches to be made ahead by a thread; made by `treadle.data.prefetch`.
 
-    Each `iter()` is an iteration over the batches inside, with a thread of its own. `len()` is
-    theirs, where they have one.
+    Each `iter()` is an iteration over the batches inside, with a thread of its own; where those are
+    an iterator, which cannot start anew, each goes on with the one there is. `len()` is theirs,
+    where they have one.
     """
 
     def __init__(self, batches: Iterable[Batch], size: int, to_device: bool | None):
         self._batches = batches
         self._size = size
         self._to_device = to_device
+        self._only: PrefetchIterator | None = None
 
     def __iter__(self) -> PrefetchIterator:
-        return PrefetchIterator(iter(self._batches), self._size, placer(self._to_device))
+        # A second one over the same source would miss what the first has taken ahead.
+        if self._only is not None:
+            return self._only
+        source = iter(self._batches)
+        iterator = PrefetchIterator(source, self._size, placer(self._to_device))
+        if source is self._batches:
+            self._only = iterator
+        return iterator
 
     def __len__(self) -> int:
         if isinstance(self._batches, Sized):

@@ -44,10 +44,11 @@ class CSV(Tracker):
         """Drops the rows after `step`."""
         if not self.path.exists():
             return
-        with self.path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            self._columns = list(reader.fieldnames or [])
-            kept = [row for row in reader if int(row["step"]) <= step]
+        # The text behind the last newline was not finished when its writer died.
+        text, newline, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
+        reader = csv.DictReader(io.StringIO(text + newline, newline=""))
+        self._columns = list(reader.fieldnames or [])
+        kept = [row for row in reader if int(row["step"]) <= step]
         replace_text(self.path, _table(self._columns, kept, header=True))
 
     def flush(self) -> None:

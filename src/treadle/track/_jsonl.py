@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from .._errors import DataError
 from ._base import Tracker
 from ._files import replace_text
 
@@ -61,13 +62,26 @@ class JSONL(Tracker):
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a file that `JSONL` wrote; a last line that was cut off is left out."""
+    """The rows of a file that `JSONL` wrote; a last line that was cut off is left out.
+
+    Raises:
+        DataError: A line is not JSON.
+    """
     file = pathlib.Path(path)
     if not file.exists():
         return []
     lines = file.read_text(encoding="utf-8").split("\n")
+    rows = []
     # The text behind the last newline was not finished when its writer died.
-    return [json.loads(line) for line in lines[:-1] if line]
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{str(file)!r} is damaged: line {number} is not JSON ({error}). Remove the line "
+                f"by hand, or move the file away; the checkpoints do not depend on it."
+            ) from error
+    return rows
 
 
 def _plain(value: Any) -> Any:
