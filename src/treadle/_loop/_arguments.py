@@ -90,13 +90,13 @@ def on_host(figures: Any) -> dict[str, Any]:
         )
     values = {}
     for name, value in figures.items():
-        try:
-            array = np.array(value, np.result_type(value), copy=True)
-        except (TypeError, ValueError) as error:
+        # Copied: a view of a device array would be gone with the state.
+        array = np.array(value, copy=True)
+        if array.dtype.kind not in "biufV":  # "V" are JAX's own, such as bfloat16.
             raise ArgumentTypeError(
-                f"The function given as `eval` returned {value!r} for {name!r}: figures are "
+                f"The function given as `eval` returned {value!r} for {name!r}: figures are real "
                 f"numbers, or arrays of them."
-            ) from error
+            )
         values[name] = array.item() if array.ndim == 0 else array
     return values
 
