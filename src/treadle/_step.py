@@ -1,23 +1,18 @@
 """`TrainStep`: from the loss of one example to one compiled, donated program."""
 
-import dataclasses
-import functools
-import inspect
-import logging
 import time
 import warnings
 from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.core import Tracer
 
 from ._batch import num_examples
 from ._cache import ensure_compilation_cache
 from ._checks import whole_number
+from ._compilations import CompilationLog
 from ._compiled import Compilation, Compiled, measure
 from ._custom_types import (
     Args,
@@ -27,13 +22,9 @@ from ._custom_types import (
     LossFn,
     Metrics,
     Model,
-    PRNGKey,
 )
 from ._diagnose import (
-    Signature,
     compilation_counter,
-    differences,
-    signature,
     slow_in_a_loop,
 )
 from ._errors import (
@@ -42,28 +33,23 @@ from ._errors import (
     BatchError,
     ConsumedStateError,
     NonFiniteError,
-    TreadleError,
 )
 from ._gradient import LossSpec
+from ._init import initial_state
 from ._loss import missing_args, require_signature, takes_args, unwanted_args, wants_args
-from ._program import StepSpec, advance, optax_promotion
-from ._random import as_key, model_key, training_key
+from ._mistakes import explain
+from ._program import StepSpec, advance
+from ._random import as_key
 from ._state import (
     CONSUMED,
     NO_FAULT,
     Bundle,
     Parts,
-    RawKey,
     TrainState,
-    copy_leaf,
-    init_faults,
     is_array_or_number,
 )
-from ._trainable import trainable_mask
 from ._weighted import ZeroWeightWarning
 from .tree._where import Where
-
-_log = logging.getLogger("treadle")
 
 # Reading the faults costs microseconds, so it is done this often; a fault stays until it is read.
 _POLL_EVERY = 16
@@ -140,7 +126,7 @@ class TrainStep:
         self._takes_args = takes_args(loss_fn)
         self._wants_args = wants_args(loss_fn)
         self._donate = donate
-        self._compilations: list[Compilation] = []
+        self._log = CompilationLog()
         self._calls = 0
         # Any: `is_ready` is not in JAX's type stubs.
         self._faults: Any = None
@@ -172,23 +158,7 @@ class TrainStep:
         # What follows compiles a dozen small programs.
         ensure_compilation_cache()
         key = as_key(key)
-        model = _made(model, key)
-        model = jax.tree.map(functools.partial(_as_array, copy=copy), model)
-        mask = trainable_mask(self._spec.trainable, model)
-        with optax_promotion():
-            leaves, treedef = jax.tree.flatten(self._spec.optimizer.init(eqx.filter(model, mask)))
-        for index in range(len(leaves)):
-            # One by one, so that each original is freed before the next copy. They are copied
-            # because an optimizer may hand out an array that it holds, such as its random key.
-            leaves[index] = _as_optimizer_array(leaves[index])
-        parts = Parts(
-            model=model,
-            opt_state=jax.tree.unflatten(treedef, leaves),
-            key=RawKey.of(training_key(key)),
-            step=jnp.zeros((), jnp.int32),
-            faults=init_faults(),
-        )
-        return TrainState.from_parts(_without_aliases(parts))
+        return initial_state(self._spec, model, key, copy)
 
     def __call__(
         self, state: Door[TrainState], batch: Batch, *, args: Args | None = None
@@ -270,21 +240,20 @@ class TrainStep:
         self._require_arguments(state, args)
         ensure_compilation_cache()
         packed = None if args is None else Bundle.pack(args, is_array_or_number)
-        known = len(self._compilations)
+        known = len(self._log.entries)
         start = time.perf_counter()
         lowered = self._step.lower(state, batch, packed)
         traced = time.perf_counter()
         executable = lowered.compile()
         done = time.perf_counter()
-        if len(self._compilations) != known:
-            newest = dataclasses.replace(self._compilations[-1], seconds=done - start)
-            self._compilations[-1] = newest
+        if len(self._log.entries) != known:
+            self._log.complete("step", known, done - start)
         return measure(executable, state, self._donate, traced - start, done - traced)
 
     @property
     def compilations(self) -> tuple[Compilation, ...]:
         """Every program this step has compiled, and why."""
-        return tuple(self._compilations)
+        return tuple(self._log.entries)
 
     def check(self, state: Door[TrainState] | None = None) -> None:
         """Waits for the steps under way, and raises what they met.
@@ -314,7 +283,7 @@ class TrainStep:
     def _traced_step(
         self, state: TrainState, batch: Batch, args: Bundle | None
     ) -> tuple[TrainState, Metrics, jax.Array]:
-        self._record("step", state, batch, args)
+        self._log.record("step", state, batch, args)
         new, metrics = self._pure(state, batch, args)
         return new, metrics, new.leaves[-1]
 
@@ -327,7 +296,7 @@ class TrainStep:
                 "`batches` must be batches stacked on a new leading axis, so that every leaf has "
                 "two axes at least: `jax.tree.map(lambda *leaves: np.stack(leaves), *batches)`."
             )
-        self._record(f"scan of {count}", state, batches, args)
+        self._log.record(f"scan of {count}", state, batches, args)
 
         def body(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             return self._pure(state, batch, args)
@@ -350,7 +319,7 @@ class TrainStep:
             packed = Bundle.pack(args, is_array_or_number)
         elif self._wants_args:
             raise missing_args(self._spec.loss.loss_fn)
-        known, compiled = len(self._compilations), self._xla.count
+        known, compiled = len(self._log.entries), self._xla.count
         start = time.perf_counter()
         try:
             # Asked before XLA is, which would print a log line of its own, and before a failing
@@ -359,11 +328,12 @@ class TrainStep:
                 raise ConsumedStateError(CONSUMED)
             new, metrics, faults = program(state, batch, packed)
         except Exception as error:
-            del self._compilations[known:]
-            self._explain(error, name, state, batch, args)
+            self._log.forget(known)
+            self._require_arguments(state, args)
+            explain(error, name, state, batch, args)
             raise
         if self._xla.count != compiled:
-            self._note_compilation(name, known, time.perf_counter() - start)
+            self._log.complete(name, known, time.perf_counter() - start)
         if id(state) != self._newest:
             self._older_faults = None
         self._newest, self._faults = id(new), faults
@@ -381,39 +351,6 @@ class TrainStep:
         elif self._older_faults is None:
             self._older_faults = self._faults
 
-    def _explain(self, error: Exception, name: str, state: Any, batch: Any, args: Any) -> None:
-        """Raises a better error than JAX's, where the arguments show what is wrong."""
-        self._require_arguments(state, args)
-        if isinstance(error, TreadleError):
-            return
-        if any(isinstance(leaf, Tracer) for leaf in state.leaves):
-            raise ArgumentTypeError(
-                "The step was called inside a transformation (`jax.jit`, `jax.vmap`, `lax.scan`), "
-                "but it is compiled already and donates its state: use `step.pure` there."
-            ) from error
-        if not all(isinstance(leaf, jax.Array) for leaf in state.leaves):
-            raise ArgumentTypeError(
-                "`state` has leaves that are not JAX arrays (after `jax.device_get`?): bring them "
-                "back with `jax.device_put(state)`."
-            ) from error
-        mine = {id(leaf) for leaf in state.leaves}
-        for given, tree in (("batch", batch), ("args", args)):
-            leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
-            if any(id(leaf) in mine for leaf in leaves):
-                raise ArgumentValueError(
-                    f"`{given}` holds arrays of the state itself, which the step donates: hand "
-                    f"over copies, such as `state.copy().model`."
-                ) from error
-            if any(leaf.is_deleted() for leaf in leaves):
-                raise ConsumedStateError(
-                    f"`{given}` holds arrays that are gone: they were borrowed from a state that a "
-                    f"step has consumed. Take them from a copy, `state.copy().model`."
-                ) from error
-        try:
-            num_examples(batch, "batch" if name == "step" else "batches")
-        except BatchError as better:
-            raise better from error
-
     def _require_arguments(self, state: Any, args: Args | None) -> None:
         """Refuses what is not a state, and `args` for a loss that takes none.
 
@@ -429,54 +366,6 @@ class TrainStep:
             raise unwanted_args(self._spec.loss.loss_fn)
         if args is None and self._wants_args:
             raise missing_args(self._spec.loss.loss_fn)
-
-    def _record(self, program: str, state: TrainState, batch: Batch, args: Bundle | None) -> None:
-        """Notes that the program is being traced: JAX runs the Python only then."""
-        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
-            return
-        unpacked = None if args is None else args.unpack()
-        seen = signature(state=state, batch=batch, args=unpacked)
-        self._compilations.append(Compilation(program, self._cause(program, seen), None, seen))
-
-    def _cause(self, program: str, seen: Signature) -> str:
-        earlier = [c for c in self._compilations if c.program == program]
-        if not earlier:
-            return f"the first call ({program})"
-        changed = min((differences(c.signature, seen) for c in earlier), key=len)
-        if changed:
-            return "; ".join(changed)
-        return (
-            "the same shapes and dtypes, but the container types (a list for a tuple), a static "
-            "value of the model (an activation function, a static field), the sharding, or JAX's "
-            "configuration changed"
-        )
-
-    def _note_compilation(self, name: str, known: int, seconds: float) -> None:
-        """Completes what was recorded while tracing; or records what traced nothing."""
-        if len(self._compilations) == known:
-            newest = self._untraced(name, seconds)
-            if newest is None:
-                return
-            self._compilations.append(newest)
-        else:
-            newest = dataclasses.replace(self._compilations[-1], seconds=seconds)
-            self._compilations[-1] = newest
-        again = any(c.program == newest.program for c in self._compilations[:-1])
-        _log.log(
-            logging.WARNING if again else logging.DEBUG,
-            "treadle compiled %s in %.2f s: %s",
-            newest.program,
-            seconds,
-            newest.cause,
-        )
-
-    def _untraced(self, name: str, seconds: float) -> Compilation | None:
-        """A program that was compiled from a trace that JAX had already."""
-        earlier = [c for c in self._compilations if c.program.startswith(name)]
-        if not earlier:
-            return None
-        cause = "the same trace: for other devices or another sharding, or traced by `compile`"
-        return dataclasses.replace(earlier[-1], cause=cause, seconds=seconds)
 
     def _tell(self, faults: np.ndarray) -> None:
         nonfinite, empty = int(faults[0]), int(faults[1])
@@ -508,68 +397,6 @@ def _repacked(old: TrainState, new: Parts) -> TrainState:
         if slot is not None
     ]
     return TrainState(tuple(leaves), old.skeleton)
-
-
-def _made(model: Any, key: PRNGKey) -> Model:
-    """The model itself, or what a function makes: a module can be called too, and is no leaf."""
-    if not callable(model) or not jax.tree_util.all_leaves([model]):
-        return model
-    required = [
-        parameter
-        for parameter in inspect.signature(model).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if not required:
-        return model()
-    if len(required) > 1:
-        raise ArgumentTypeError(
-            f"`model` (={model!r}) is a function with the parameters "
-            f"{', '.join(parameter.name for parameter in required)}: it is called with a key "
-            f"alone, or with nothing. Fix the others with `functools.partial`."
-        )
-    (parameter,) = required
-    if parameter.kind is parameter.KEYWORD_ONLY:
-        return model(**{parameter.name: model_key(key)})
-    return model(model_key(key))
-
-
-def _as_array(leaf: Any, copy: bool) -> Any:
-    if isinstance(leaf, (np.ndarray, np.generic)) or (copy and eqx.is_array(leaf)):
-        return copy_leaf(leaf)
-    if getattr(leaf, "weak_type", False):
-        return copy_leaf(leaf)
-    return leaf
-
-
-def _as_optimizer_array(leaf: Any) -> Any:
-    """Optimizers may start their state from Python numbers; the update turns them into arrays."""
-    return copy_leaf(leaf) if eqx.is_array_like(leaf) else leaf
-
-
-def _without_aliases(parts: Parts) -> Parts:
-    """No buffer twice: donation would hand out the same memory to two leaves."""
-    seen: set[int] = set()
-
-    def own(leaf: Any) -> Any:
-        if not eqx.is_array(leaf):
-            return leaf
-        name = _buffer(leaf)
-        if name in seen:
-            leaf = copy_leaf(leaf)
-            name = _buffer(leaf)
-        seen.add(name)
-        return leaf
-
-    return jax.tree.map(own, parts)
-
-
-def _buffer(leaf: jax.Array) -> int:
-    if isinstance(leaf, Tracer) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return id(leaf)
-    if len(leaf.devices()) == 1 and leaf.size:
-        return leaf.unsafe_buffer_pointer()
-    return id(leaf)
 
 
 def _as_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
