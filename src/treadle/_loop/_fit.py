@@ -211,7 +211,7 @@ class _Loop:
     def run(self) -> TrainState:
         """Trains to the end, or to a reason to stop."""
         self.history.seconds = self.seconds
-        with FrozenGarbage() as garbage, Interrupts() as interrupts:
+        with FrozenGarbage(len(self.state.leaves)) as garbage, Interrupts() as interrupts:
             try:
                 for callback in self.callbacks:
                     callback.on_start(self._context()._lend(1))
