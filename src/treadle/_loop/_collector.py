@@ -33,7 +33,7 @@ class FrozenGarbage:
         if youngest:  # 0 switches the collector off.
             gc.set_threshold(max(youngest, _STEPS * self._num_leaves), *older)
         # Whoever froze objects before has plans of their own, and keeps them.
-        self._thaw = gc.get_freeze_count() == _AT_START
+        self._thaw = gc.get_freeze_count() <= _AT_START
         self.freeze()
         return self
 
