@@ -396,7 +396,7 @@ def test_progress_bar_draws_what_is_ready():
         slow = Do(lambda ctx: jax.block_until_ready(ctx.metrics._dispatched._device))
         pause = Do(lambda ctx: threading.Event().wait(0.06))
         bar = treadle.callbacks.ProgressBar(console)
-        fit(callbacks=[slow, pause, bar], eval=(EVAL, [make_batch()]), eval_every=6)
+        fit(callbacks=[slow, pause, bar], eval=(EVAL, [make_batch()]))
     text = console.export_text()
     assert "compiling" in text
     assert "12/12" in text

@@ -114,6 +114,18 @@ def test_numbers_in_args_are_traced(number):
     assert len(step.compilations) == 1
 
 
+def test_numbers_of_a_module_in_args_stay_what_they_are():
+    def loss(model, example, key, *, args):
+        return jnp.mean((model(example[0], key=key) - args(example[0])) ** 2)
+
+    step = treadle.TrainStep(loss, optax.sgd(0.1))
+    teacher = eqx.nn.inference_mode(treadle.nn.MLP(6, 3, 4, 1, dropout=0.5, key=jax.random.key(0)))
+    state = start(step)
+    for _ in range(2):
+        state, _ = step(state, make_batch(), args=teacher)
+    assert len(step.compilations) == 1
+
+
 def test_a_static_value_in_args_is_named():
     def loss(model, example, key, *, args):
         return loss_fn(model, example, key)[0] * len(args)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ._custom_types import Args, Batch, Metrics
 from ._diagnose import Signature
 from ._errors import ConsumedStateError
-from ._state import CONSUMED, Bundle, TrainState, is_array_or_number
+from ._state import CONSUMED, TrainState, pack_args
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Compiled:
         """
         if state.is_consumed:
             raise ConsumedStateError(CONSUMED)
-        packed = None if args is None else Bundle.pack(args, is_array_or_number)
+        packed = None if args is None else pack_args(args)
         state, metrics, _ = self.executable(state, batch, packed)
         return state, metrics
 

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
@@ -159,9 +160,19 @@ def _kind(leaf: Any) -> Any:
     return (type(leaf), repr(leaf)) if isinstance(leaf, (float, complex)) else type(leaf)
 
 
-def is_array_or_number(leaf: Any) -> bool:
-    """Whether a leaf is traced: an array or a Python number, but no bool, which is a switch."""
-    return eqx.is_array_like(leaf) and not isinstance(leaf, bool)
+def pack_args(args: PyTree) -> "Bundle":
+    """What a loss takes as `args`: arrays and numbers are traced.
+
+    A number inside a module is part of its make, as Equinox has it (a dropout's rate, which decides
+    what is computed): it stays as it is.
+    """
+
+    def traced(leaf: Any) -> Any:
+        plain = isinstance(leaf, (int, float, complex)) and not isinstance(leaf, bool)
+        return jnp.asarray(leaf) if plain else leaf
+
+    outside = jax.tree.map(traced, args, is_leaf=lambda node: isinstance(node, eqx.Module))
+    return Bundle.pack(outside, lambda x: isinstance(x, (jax.Array, np.ndarray, np.generic)))
 
 
 def _unhashable(trees: Sequence[PyTree], is_dynamic: Callable[[Any], bool]) -> str:

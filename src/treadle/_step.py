@@ -46,7 +46,7 @@ from ._state import (
     Bundle,
     Parts,
     TrainState,
-    is_array_or_number,
+    pack_args,
 )
 from ._weighted import ZeroWeightWarning
 from .tree._where import Where
@@ -239,7 +239,7 @@ class TrainStep:
         """
         self._require_arguments(state, args)
         ensure_compilation_cache()
-        packed = None if args is None else Bundle.pack(args, is_array_or_number)
+        packed = None if args is None else pack_args(args)
         known = len(self._log.entries)
         start = time.perf_counter()
         lowered = self._step.lower(state, batch, packed)
@@ -316,7 +316,7 @@ class TrainStep:
         packed = None
         if args is not None:
             self._require_arguments(state, args)
-            packed = Bundle.pack(args, is_array_or_number)
+            packed = pack_args(args)
         elif self._wants_args:
             raise missing_args(self._spec.loss.loss_fn)
         known, compiled = len(self._log.entries), self._xla.count
