@@ -7,14 +7,15 @@ import jax
 from jax.extend import core as jex_core
 
 
-def _inner(value: Any) -> Iterator[Any]:
+def inner_jaxprs(value: Any) -> Iterator[Any]:
+    """The programs in a parameter of an equation."""
     if isinstance(value, jex_core.ClosedJaxpr):
         yield value.jaxpr
     elif isinstance(value, jex_core.Jaxpr):
         yield value
     elif isinstance(value, (tuple, list)):
         for element in value:
-            yield from _inner(element)
+            yield from inner_jaxprs(element)
 
 
 def primitives(jaxpr: Any) -> Iterator[str]:
@@ -22,7 +23,7 @@ def primitives(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
         yield equation.primitive.name
         for parameter in equation.params.values():
-            for inner in _inner(parameter):
+            for inner in inner_jaxprs(parameter):
                 yield from primitives(inner)
 
 

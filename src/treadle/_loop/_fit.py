@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from .._cost import StepCost, cost_of_dispatch
 from .._custom_types import Args, Batch, Door
 from .._errors import ArgumentValueError, DataError
 from .._evaluate import evaluate
-from .._state import TrainState
+from .._state import TrainState, pack_args
 from .._step import TrainStep
 from ..callbacks import Callback, Checkpointing, Context, Log, ProgressBar
 from ..callbacks._metrics import Dispatched, StepMetrics
@@ -197,6 +198,9 @@ class _Loop:
         self.history = history
         self.count = int(state.step)
         self.seconds = {"data": 0.0, "step": 0.0, "eval": 0.0, "save": 0.0}
+        # Known after the first dispatch; and when that was over, and the steps it took.
+        self.cost: StepCost | None = None
+        self._begun: tuple[float, int] | None = None
         self._figures: dict[str, Any] | None = None
         self._figures_step: int | None = None
         self._metrics: StepMetrics | None = None
@@ -223,6 +227,7 @@ class _Loop:
                         garbage.freeze()
                     self._stop = self._stop or interrupts.reason
                 self.step.check(self.state)
+                self._note_speed()
                 # A signal that came during the last step or evaluation is told all the same.
                 early = self.count < self.num_steps
                 self.history.stopped = self._stop if early else interrupts.reason
@@ -273,9 +278,27 @@ class _Loop:
 
     def _dispatch(self, batch: Batch, size: int) -> tuple[TrainState, dict[str, Any]]:
         args = self.args(self.count) if is_function(self.args) else self.args
-        if size == 1:
-            return self.step(self.state, batch, args=args)
-        return self.step.scan(self.state, batch, args=args)
+        call = self.step if size == 1 else self.step.scan
+        state, metrics = call(self.state, batch, args=args)
+        if self._begun is None:
+            packed = None if args is None else pack_args(args)
+            program = self.step._step if size == 1 else self.step._scan
+            self.cost = cost_of_dispatch(program, self.step._log, state, batch, packed, size)
+            self._begun = (time.perf_counter(), self.count + size)
+        return state, metrics
+
+    def _note_speed(self) -> None:
+        """Writes into the history how fast it went; every step is over by now."""
+        if self.cost is None or self._begun is None:
+            return
+        since, first = self._begun
+        history = self.history
+        history.flops = self.cost.flops
+        if self.count > first:
+            elapsed = time.perf_counter() - since
+            history.flops_per_second = self.cost.flops * (self.count - first) / elapsed
+            if self.cost.peak is not None:
+                history.peak_fraction = history.flops_per_second / self.cost.peak
 
     def _next_size(self) -> int:
         """As many steps as fuse, unless something happens before they are through."""

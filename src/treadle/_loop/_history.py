@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .._units import speed
 from ..track import Tracker
 
 
@@ -18,6 +19,10 @@ class History(Tracker):
         eval: Each figure's values there.
         stopped: Why the training ended before `num_steps`; `None` where it did not.
         seconds: Wall time of this call by what it went to: `data`, `step`, `eval`, `save`.
+        flops: Model flops of one step: the operations in its matrix products and convolutions.
+        flops_per_second: Those that this call did each second, its first dispatch (which compiles)
+            left out, evaluations and checkpoints included; `None` where there was nothing else.
+        peak_fraction: How much of the devices' peak that is; `None` where the peak is not known.
 
     A figure that was not there at some step is `None` in its list.
     """
@@ -29,6 +34,9 @@ class History(Tracker):
         self.eval: dict[str, list[Any]] = {}
         self.stopped: str | None = None
         self.seconds: Mapping[str, float] = {}
+        self.flops: float | None = None
+        self.flops_per_second: float | None = None
+        self.peak_fraction: float | None = None
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         """Adds a row; one whose names begin with `eval/` to the evaluations."""
@@ -51,10 +59,15 @@ class History(Tracker):
         """Nothing to do."""
 
     def __repr__(self) -> str:
-        last = f", last loss {self.metrics['loss'][-1]:.4g}" if self.metrics.get("loss") else ""
+        losses = self.metrics.get("loss")
+        # Of an ensemble there is one for each member.
+        last = f", last loss {np.mean(losses[-1]):.4g}" if losses else ""
         evals = f", {len(self.eval_steps)} evaluations" if self.eval_steps else ""
         why = f", stopped: {self.stopped}" if self.stopped else ""
-        return f"History({len(self.steps)} rows{last}{evals}{why})"
+        # Without products to count there is no speed to tell.
+        rate = self.flops_per_second
+        fast = f", {speed(rate, self.peak_fraction)}" if rate else ""
+        return f"History({len(self.steps)} rows{last}{evals}{fast}{why})"
 
 
 def _append(

@@ -14,6 +14,7 @@ class Host(Protocol):
 
     count: int
     state: TrainState
+    cost: Any
 
     def save(self, checkpointer: Any) -> None: ...
 
@@ -94,6 +95,19 @@ class Context:
     def model(self) -> Model:
         """The model, where `state` is available."""
         return self.state.model
+
+    @property
+    def flops(self) -> float | None:
+        """Model flops: operations in the matrix products and convolutions of one step.
+
+        Counted when first asked, from the program that the first step traced; `None` before it.
+        """
+        return None if self._host.cost is None else self._host.cost.flops
+
+    @property
+    def peak_flops(self) -> float | None:
+        """The most FLOP/s that the devices could do in such steps, where a datasheet says so."""
+        return None if self._host.cost is None else self._host.cost.peak
 
     def stop(self, reason: str) -> None:
         """Ends the training after this step; `history.stopped` will say why.

@@ -6,6 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from .._units import short, speed
 from ._base import Callback, Context
 
 # Drawing takes a millisecond: at ten times a second it was the slowest hundredth of fast steps.
@@ -19,10 +22,13 @@ _LAST = "grad_norm"
 
 
 class ProgressBar(Callback):
-    """Steps, the metrics that are ready, examples a second, time left.
+    """Steps, the metrics that are ready, examples and model FLOPs a second, time left.
 
     It never waits for the device: it shows the newest metrics that have arrived. Where the output
-    is no terminal, it prints a line about ten times in a training instead.
+    is no terminal, it prints a line about ten times in a training instead. A terminal too narrow
+    for all of it gets the speed in a line below, at the end.
+
+    Of an ensemble's metrics it shows the means over the members.
 
     Args:
         console: Where to, a `rich.console.Console`; standard error by default.
@@ -41,8 +47,9 @@ class ProgressBar(Callback):
         self._shown: Mapping[str, Any] = {}
         self._eval: Mapping[str, Any] = {}
         self._rate: float | None = None
-        # When, and how many examples by then: the speed is that of the last few seconds.
-        self._window: collections.deque[tuple[float, int]] = collections.deque()
+        self._flops: str = ""
+        # When, and how many examples and steps by then: the speed is that of the last few seconds.
+        self._window: collections.deque[tuple[float, int, int]] = collections.deque()
 
     def on_start(self, ctx: Context) -> None:
         """Shows an empty bar: compiling may take a while."""
@@ -50,6 +57,7 @@ class ProgressBar(Callback):
         self._window.clear()
         self._printed_step = ctx.step
         self._rate = self._waiting = None
+        self._flops = ""
         if self._live:
             self._progress = _bar(self._console)
             self._task = self._progress.add_task(
@@ -91,12 +99,17 @@ class ProgressBar(Callback):
 
     def _measure(self, ctx: Context, now: float) -> None:
         """The first call of this begins the window, so that compiling is not counted."""
-        self._window.append((now, ctx.seen))
+        self._window.append((now, ctx.seen, ctx.step))
         while now - self._window[0][0] > _RATE_SECONDS:
             self._window.popleft()
-        since, examples = self._window[0]
+        since, examples, steps = self._window[0]
         if now > since:
             self._rate = (ctx.seen - examples) / (now - since)
+            # A step without products to count has no speed to tell.
+            if ctx.flops:
+                flops = ctx.flops * (ctx.step - steps) / (now - since)
+                peak = ctx.peak_flops
+                self._flops = speed(flops, None if peak is None else flops / peak)
 
     def _draw(self, ctx: Context) -> None:
         assert self._progress is not None
@@ -131,12 +144,15 @@ class ProgressBar(Callback):
 
     def _figures(self) -> list[str]:
         names = sorted(self._shown, key=lambda name: (name != "loss", name == _LAST))
-        shown = [_entry(name, self._shown[name]) for name in names if name != _LAST]
+        shape = np.shape(self._shown.get("loss", 0.0))
+        shown = [_entry(name, self._shown[name], shape) for name in names if name != _LAST]
         if self._rate is not None:
             # Third, so that it still has room where there are many figures.
-            shown.insert(2, f"{_short(self._rate)} ex/s")
-        shown += [_entry(f"eval {name}", value) for name, value in self._eval.items()]
-        return [entry for entry in shown if entry]
+            shown.insert(2, f"{short(self._rate)} ex/s")
+        shown += [_entry(f"eval {name}", value, shape) for name, value in self._eval.items()]
+        if shape:
+            shown.append(f"(means of {math.prod(shape)})")
+        return [entry for entry in (*shown, self._flops) if entry]
 
     def _finish(self, ctx: Context) -> None:
         if ctx.metrics is not None and ctx.metrics.ready:
@@ -147,6 +163,8 @@ class ProgressBar(Callback):
             self._draw(ctx)
             self._progress.stop()
             self._progress = None
+            if self._flops and not self._fitting(ctx).endswith(self._flops):
+                self._console.print(self._flops, highlight=False, soft_wrap=True)
         elif ctx.step != self._printed_step:
             self._print_line(ctx, time.perf_counter())
 
@@ -164,13 +182,8 @@ def _bar(console: Any) -> Any:
     )
 
 
-def _entry(name: str, value: Any) -> str:
+def _entry(name: str, value: Any, members: tuple[int, ...]) -> str:
+    """A number, or the mean of what has one for each member; other arrays are not shown."""
+    if members and np.shape(value) == members:
+        value = float(np.mean(value))
     return f"{name} {value:.4g}" if isinstance(value, float) else ""
-
-
-def _short(number: float) -> str:
-    """1234567 as `1.23M`."""
-    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g}{suffix}"
-    return f"{number:.3g}"

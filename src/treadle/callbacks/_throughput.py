@@ -12,22 +12,28 @@ from ._base import Callback, Context
 class Throughput(Callback):
     """Counts examples and model FLOPs a second, the first call (which compiles) left out.
 
-    After the training, `examples_per_second`, `steps_per_second` and `flops_per_second` have the
-    figures (`None` where there was nothing to measure).
+    After the training, `examples_per_second`, `steps_per_second`, `flops_per_second` and
+    `peak_fraction` have the figures (`None` where there was nothing to measure, or the peak is not
+    known).
 
     Args:
-        flops: Floating point operations of one step, such as `step.compile(state, batch).flops`.
+        flops: Floating point operations of one step. Without it they are counted: those in the
+            matrix products and convolutions of the program that the first step traced.
+        peak_flops: What the devices could do at most, all together, in FLOP/s. Without it that of
+            the makers' datasheets, for the devices that treadle has in its table.
 
     Raises:
-        ArgumentValueError: `flops` is not positive.
+        ArgumentValueError: `flops` or `peak_flops` is not positive.
     """
 
     per_dispatch = True
 
-    def __init__(self, flops: Door[float | None] = None):
-        if flops is not None and flops <= 0:
-            raise ArgumentValueError(f"`flops` (={flops!r}) must be positive, or None.")
-        self.flops = flops
+    def __init__(self, flops: Door[float | None] = None, peak_flops: Door[float | None] = None):
+        for name, value in (("flops", flops), ("peak_flops", peak_flops)):
+            if value is not None and not value > 0:
+                raise ArgumentValueError(f"`{name}` (={value!r}) must be positive, or None.")
+        self._given = (flops, peak_flops)
+        self.flops, self.peak_flops = self._given
         self.steps_per_second: float | None = None
         self.examples_per_second: float | None = None
         self._start: float | None = None
@@ -36,10 +42,17 @@ class Throughput(Callback):
 
     @property
     def flops_per_second(self) -> float | None:
-        """Model FLOP/s: what the step does, by XLA's count, each second."""
+        """Model FLOP/s: the operations of a step, times the steps each second."""
         if self.flops is None or self.steps_per_second is None:
             return None
         return self.flops * self.steps_per_second
+
+    @property
+    def peak_fraction(self) -> float | None:
+        """How much of the devices' peak that is (model FLOPs utilisation); 1 would be all of it."""
+        if self.flops_per_second is None or self.peak_flops is None:
+            return None
+        return self.flops_per_second / self.peak_flops
 
     def on_start(self, ctx: Context) -> None:
         """Starts anew."""
@@ -58,6 +71,9 @@ class Throughput(Callback):
         if self._start is None or ctx.step == self._begun[0]:
             return
         dict(self._newest)
+        flops, peak = self._given
+        self.flops = ctx.flops if flops is None else flops
+        self.peak_flops = ctx.peak_flops if peak is None else peak
         elapsed = time.perf_counter() - self._start
         self.steps_per_second = (ctx.step - self._begun[0]) / elapsed
         self.examples_per_second = (ctx.seen - self._begun[1]) / elapsed

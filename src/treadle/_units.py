@@ -1,0 +1,37 @@
+"""Large numbers as people read them."""
+
+_DECIMAL = ("", "k", "M", "G", "T", "P", "E")
+
+
+def short(number: float | int) -> str:
+    """1234567 as `1.23M`."""
+    for power in range(len(_DECIMAL) - 1, 0, -1):
+        # What would be rounded up to 1000 belongs to the next.
+        if abs(number) >= 999.5 * 1000 ** (power - 1):
+            return f"{number / 1000**power:.3g}{_DECIMAL[power]}"
+    return f"{number:.3g}"
+
+
+def quantity(number: float | int, unit: str) -> str:
+    """1234567 flop as `1.23 Mflop`."""
+    figure = short(number)
+    prefix = figure[-1] if figure[-1].isalpha() and figure not in ("inf", "nan") else ""
+    return f"{figure.removesuffix(prefix)} {prefix}{unit}"
+
+
+def binary(number: float | int) -> str:
+    """1234567 bytes as `1.18 MiB`."""
+    size, unit = float(number), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(size) < 999.5 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.3g} {unit}"
+
+
+def speed(flops_per_second: float, fraction: float | None) -> str:
+    """`12.3 GFLOP/s`, and how much of the peak that is."""
+    text = quantity(flops_per_second, "FLOP/s")
+    if fraction is None:
+        return text
+    return f"{text} ({fraction:.{0 if fraction >= 0.1 else 1}%} of peak)"
