@@ -9,6 +9,7 @@ from . import tree as tree
 from ._cache import compilation_cache as compilation_cache
 from ._compiled import Compilation as Compilation
 from ._compiled import Compiled as Compiled
+from ._ensemble import ensemble as ensemble
 from ._errors import ArgumentTypeError as ArgumentTypeError
 from ._errors import ArgumentValueError as ArgumentValueError
 from ._errors import BatchError as BatchError
@@ -26,6 +27,8 @@ from ._evaluate import evaluate as evaluate
 from ._evaluate import predict as predict
 from ._loop import History as History
 from ._loop import fit as fit
+from ._precision import LossScale as LossScale
+from ._precision import Precision as Precision
 from ._state import TrainState as TrainState
 from ._step import TrainStep as TrainStep
 from ._weighted import Sum as Sum

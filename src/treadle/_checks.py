@@ -31,3 +31,15 @@ def whole_number(name: str, value: Any, *, minimum: int = 1, otherwise: str = ""
     if number < minimum:
         raise ArgumentValueError(f"`{name}` (={number}) must be {wanted}.")
     return number
+
+
+def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuses a word that is none of the choices.
+
+    Raises:
+        ArgumentValueError: With the choices.
+    """
+    if value not in choices:
+        raise ArgumentValueError(
+            f"`{name}` (={value!r}) must be one of {', '.join(map(repr, choices))}."
+        )

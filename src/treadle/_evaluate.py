@@ -11,13 +11,24 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ._batch import looks_like_one_batch, num_examples
-from ._checks import whole_number
+from ._casting import computing
+from ._checks import one_of, whole_number
 from ._custom_types import Batch, Door, KeyLike, MetricFn, Model
-from ._errors import ArgumentTypeError, BatchError, ConsumedStateError, DataError, LossError
+from ._errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    BatchError,
+    ConsumedStateError,
+    DataError,
+    LossError,
+)
 from ._loss import flatten_aux, require_signature
+from ._model_state import fresh
+from ._precision import Precision, PrecisionLike, as_precision
 from ._random import as_key, example_keys, predict_key
 from ._state import Bundle, TrainState, is_deleted
 from ._weighted import Total, ZeroWeightWarning, as_total, reduce_examples
+from ._weights import optimizer_model
 from .data import ArrayBatches
 from .tree._paths import flatten_with_paths
 
@@ -30,7 +41,12 @@ class EvalStep:
             treadle maps it over the batch. The model comes in inference mode.
         batched: `metric_fn` gets a whole batch. A bare scalar then counts for as many examples as
             the batch has.
+        stateful: The model has layers with a state (BatchNorm, SpectralNorm):
+            `metric_fn(model, model_state, example)`. It returns figures only: in inference mode the
+            state does not change.
         axis_name: The name of the mapped axis of examples.
+        precision: In which formats the model computes, as for `TrainStep`; the model's own by
+            default, which for `"bf16"` and `"fp16"` is float32.
 
     Raises:
         ArgumentTypeError: `metric_fn` has another signature.
@@ -44,14 +60,25 @@ class EvalStep:
     """
 
     def __init__(
-        self, metric_fn: Door[MetricFn], *, batched: bool = False, axis_name: str = "batch"
+        self,
+        metric_fn: Door[MetricFn],
+        *,
+        batched: bool = False,
+        stateful: bool = False,
+        axis_name: str = "batch",
+        precision: Door[PrecisionLike] = None,
     ):
-        require_signature(metric_fn, "metric_fn", ("model", "batch" if batched else "example"))
+        state = ("model_state",) if stateful else ()
+        require_signature(
+            metric_fn, "metric_fn", ("model", *state, "batch" if batched else "example")
+        )
         self._metric_fn = metric_fn
         self._batched = batched
+        self._stateful = stateful
+        self._precision = as_precision(precision)
         self._axis_name = axis_name
         self._compilations = 0
-        self._program = jax.jit(self._traced)
+        self._program = jax.jit(self._traced, static_argnums=3)
 
     @property
     def batched(self) -> bool:
@@ -59,34 +86,60 @@ class EvalStep:
         return self._batched
 
     @property
+    def stateful(self) -> bool:
+        """Whether the metric function gets the state of the model's layers."""
+        return self._stateful
+
+    @property
     def compilations(self) -> int:
         """How many programs this step has compiled."""
         return self._compilations
 
-    def totals(self, model: Bundle, batch: Batch, weights: Any) -> dict[str, Total]:
+    def totals(
+        self, model: Bundle, batch: Batch, weights: Any, *, members: bool = False
+    ) -> dict[str, Total]:
         """The figures of one batch, added up over its examples on the device.
 
         Args:
-            model: The model, packed.
+            model: The model and the state of its layers (or `None`), packed.
             batch: Arrays with a leading axis of examples.
             weights: What each example counts for: 1, or 0 where a row only fills the batch up.
+            members: Whether the model has a leading axis of members, which the figures then have.
         """
-        return self._program(model, batch, weights)
+        return self._program(model, batch, weights, members)
 
-    def _traced(self, packed: Bundle, batch: Batch, weights: jax.Array) -> dict[str, Total]:
+    def _traced(
+        self, packed: Bundle, batch: Batch, weights: jax.Array, members: bool
+    ) -> dict[str, Total]:
         self._compilations += 1
-        return eqx.filter_jit(self._measure)(packed, batch, weights)
+        return eqx.filter_jit(self._measure)(packed, batch, weights, members)
 
-    def _measure(self, packed: Bundle, batch: Batch, weights: jax.Array) -> dict[str, Total]:
-        model = eqx.nn.inference_mode(packed.unpack())
+    def _measure(
+        self, packed: Bundle, batch: Batch, weights: jax.Array, members: bool
+    ) -> dict[str, Total]:
+        pair = eqx.nn.inference_mode(packed.unpack())
+        if not members:
+            return self._measure_one(pair, batch, weights)
+        axes = (eqx.if_array(0), None, None)
+        return eqx.filter_vmap(self._measure_one, in_axes=axes)(pair, batch, weights)
+
+    def _measure_one(
+        self, pair: tuple[Model, PyTree], batch: Batch, weights: jax.Array
+    ) -> dict[str, Total]:
+        pair = (computing(pair[0], self._precision), pair[1])
         if self._batched:
-            return self._figures(model, batch, jnp.float32(num_examples(batch)))
+            return self._figures(pair, batch, jnp.float32(num_examples(batch)))
         mapped = eqx.filter_vmap(self._figures, in_axes=(None, 0, 0), axis_name=self._axis_name)
-        totals = mapped(model, batch, weights)
+        totals = mapped(pair, batch, weights)
         return {name: reduce_examples(total) for name, total in totals.items()}
 
-    def _figures(self, model: Model, example: PyTree, weight: jax.Array) -> dict[str, Total]:
-        figures = flatten_aux(self._metric_fn(model, example), "what the metric function returned")
+    def _figures(
+        self, pair: tuple[Model, PyTree], example: PyTree, weight: jax.Array
+    ) -> dict[str, Total]:
+        model, model_state = pair
+        state = (fresh(model_state),) if self._stateful else ()
+        returned = self._metric_fn(model, *state, example)
+        figures = flatten_aux(returned, "what the metric function returned")
         if not figures:
             raise LossError("The metric function returned an empty dictionary: nothing to measure.")
         totals = {}
@@ -104,6 +157,8 @@ def evaluate(
     batches: Door[Iterable[Batch]],
     *,
     batch_size: Door[int | None] = None,
+    weights: Door[str] = "model",
+    members: Door[str] = "each",
 ) -> dict[str, Any]:
     """Exact means over all examples, however they are cut into batches.
 
@@ -114,15 +169,21 @@ def evaluate(
 
     Args:
         eval_step: What to measure.
-        model_or_state: A model, or the state whose model is measured; it is not consumed.
+        model_or_state: A model, or the state whose model is measured; it is not consumed. With
+            `EvalStep(stateful=True)` a state, or a pair `(model, model_state)`.
         batches: Any finite iterable of batches, of one structure.
         batch_size: What to cut to; without it, the size of the first batch.
+        weights: Whose parameters of a state are measured: the `"model"`'s own; those of the average
+            that `TrainStep(ema=...)` keeps, `"ema"`; or those that the `"optimizer"` keeps for
+            evaluation (schedule-free ones). The layers' state is the model's own in any case.
+        members: Of an ensemble: a figure for `"each"` member, in an array, or their `"mean"`.
 
     Returns:
         Each name with its figure: a `float`, or a NumPy array where the figure is one.
 
     Raises:
-        ArgumentTypeError, ArgumentValueError: `eval_step` or `batch_size` is not one.
+        ArgumentTypeError, ArgumentValueError: `eval_step`, `batch_size`, `weights` or `members` is
+            not one, or the state does not have such weights.
         DataError: There are no batches, or no end of them.
         BatchError: A batch is not one, or has another structure than the first.
         LossError: The metric function returns something else.
@@ -134,12 +195,16 @@ def evaluate(
             f"`treadle.EvalStep(metric_fn)`."
         )
     _require_batches(batches)
-    model = Bundle.pack(model_of(model_or_state))
+    one_of("members", members, ("each", "mean"))
+    pair = pair_of(model_or_state, weights)
+    _require_model_state(eval_step, pair)
+    model = Bundle.pack(pair)
+    stacked = isinstance(model_or_state, TrainState) and model_or_state.members is not None
     pending: list[dict[str, Total]] = []
     sums: dict[str, list[Any]] = {}
     for batch, count in recut(batches, batch_size, pad=not eval_step.batched):
-        weights = (np.arange(num_examples(batch)) < count).astype(np.float32)
-        pending.append(eval_step.totals(model, batch, weights))
+        counts = (np.arange(num_examples(batch)) < count).astype(np.float32)
+        pending.append(eval_step.totals(model, batch, counts, members=stacked))
         # One batch behind, so that the host adds up while the device works on the next.
         if len(pending) > 1:
             _add_up(sums, pending.pop(0))
@@ -151,7 +216,24 @@ def evaluate(
             "gives nothing the second time: hand over a list, or `treadle.data.arrays(..., "
             "epochs=1)`, which start anew."
         )
-    return {name: _figure(name, *pair) for name, pair in sums.items()}
+    figures = {name: _figure(name, *total) for name, total in sums.items()}
+    if not stacked or members == "each":
+        return figures
+    return {name: _plain(np.mean(value, axis=0)) for name, value in figures.items()}
+
+
+def _require_model_state(eval_step: EvalStep, pair: tuple[Model, PyTree]) -> None:
+    """Refuses a stateful metric without a state; one that needs none may get one.
+
+    Raises:
+        ArgumentTypeError: With the way out.
+    """
+    if eval_step.stateful and pair[1] is None:
+        raise ArgumentTypeError(
+            "The metric function takes a `model_state` (`EvalStep(stateful=True)`), and there is "
+            "none: measure the state of a `TrainStep(stateful=True)`, or a pair, "
+            "`evaluate(eval_step, (model, model_state), batches)`."
+        )
 
 
 def _add_up(sums: dict[str, list[Any]], totals: dict[str, Total]) -> None:
@@ -181,7 +263,48 @@ def _figure(name: str, numerator: Any, denominator: Any) -> Any:
                 stacklevel=3,
             )
         value = np.where(empty, 0.0, numerator / np.where(empty, 1.0, denominator))
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
     return float(value) if np.ndim(value) == 0 else value
+
+
+_WEIGHTS = ("model", "ema", "optimizer")
+
+
+def pair_of(model_or_state: Model | TrainState, weights: str) -> tuple[Model, PyTree]:
+    """The model with the weights that are asked for, and the state of its layers.
+
+    Raises:
+        ArgumentValueError: There are no such weights.
+        ConsumedStateError: If a step has consumed the arrays.
+    """
+    one_of("weights", weights, _WEIGHTS)
+    if isinstance(model_or_state, TrainState):
+        return _weighted_model(model_or_state, weights), model_or_state.model_state
+    if weights != "model":
+        raise ArgumentValueError(
+            f"`weights` (={weights!r}) chooses among the weights of a state, and a model was "
+            f"given: hand over the `TrainState`."
+        )
+    model, model_state = model_or_state, None
+    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[1], eqx.nn.State):
+        model, model_state = model
+    return model_of(model), model_state
+
+
+def _weighted_model(state: TrainState, weights: str) -> Model:
+    if weights == "ema" and state.ema_model is None:
+        raise ArgumentValueError(
+            "`weights` (='ema') asks for the averaged model, and this state has none: train with "
+            "`TrainStep(..., ema=0.999)`."
+        )
+    if weights == "model":
+        return state.model
+    if weights == "ema":
+        return state.ema_model
+    return optimizer_model(state)
 
 
 def model_of(model_or_state: Model | TrainState) -> Model:
@@ -289,17 +412,26 @@ def predict(
     batch_size: Door[int],
     key: Door[KeyLike | None] = None,
     inference: bool = True,
+    weights: Door[str] = "model",
+    members: Door[str] = "each",
+    precision: Door[PrecisionLike] = None,
 ) -> PyTree:
     """What a model says of every input.
 
     Args:
-        model: A model that is called on one example, `model(x)`; or a state.
+        model: A model that is called on one example, `model(x)`; or a state. A model whose layers
+            have a state is called `model(x, model_state)`, and the state it returns is dropped: hand
+            over the training state, or a pair `(model, model_state)`.
         inputs: Arrays with a leading axis of examples, as many as fit into host memory.
         batch_size: How many go through the model at once; the last batch is filled up, so that one
             program serves all.
         key: For a model that draws: example `i` gets `fold_in(fold_in(key, PREDICT), i)`, with
             treadle's constant for predictions ("pred" in ASCII).
         inference: Whether the model is put into inference mode (no dropout).
+        weights: Whose parameters of a state are used, as for `evaluate`.
+        members: Of an ensemble: the outputs of `"each"` member, along a leading axis in front of
+            that of the examples, or their `"mean"`.
+        precision: In which formats the model computes, as for `TrainStep`.
 
     Returns:
         The outputs as NumPy arrays, stacked along a leading axis.
@@ -314,33 +446,78 @@ def predict(
         >>> logits = treadle.predict(state, images, batch_size=256)
     """
     whole_number("batch_size", batch_size)
+    one_of("members", members, ("each", "mean"))
     count = num_examples(inputs, "inputs")
     draws = None if key is None else predict_key(as_key(key))
-    packed = Bundle.pack((model_of(model), draws))
+    policy = as_precision(precision)
+    packed = Bundle.pack(pair_of(model, weights))
+    stacked = isinstance(model, TrainState) and model.members is not None
+    axis = 1 if stacked and members == "each" else 0
     outputs = []
     for start in range(0, count, batch_size):
         stop = min(start + batch_size, count)
         rows = _padded(_rows(inputs, start, stop), stop - start, batch_size)
         indices = np.arange(start, start + batch_size, dtype=np.int32)
-        outputs.append((_apply(packed, rows, indices, inference), stop - start))
-    return jax.tree.map(
-        lambda *parts: np.concatenate(
-            [np.asarray(part)[:rows] for part, (_, rows) in zip(parts, outputs, strict=True)]
-        ),
-        *(output for output, _ in outputs),
-    )
+        output = _apply(
+            packed, rows, draws, indices, inference, policy, members if stacked else None
+        )
+        outputs.append((output, stop - start))
+
+    def join_rows(*parts: Any) -> np.ndarray:
+        kept = [
+            np.asarray(part)[(slice(None),) * axis + (slice(rows),)]
+            for part, (_, rows) in zip(parts, outputs, strict=True)
+        ]
+        return np.concatenate(kept, axis=axis)
+
+    return jax.tree.map(join_rows, *(output for output, _ in outputs))
 
 
-def _call(packed: Bundle, inputs: PyTree, indices: jax.Array, inference: bool) -> PyTree:
-    model, key = packed.unpack()
+def _call(
+    packed: Bundle,
+    inputs: PyTree,
+    key: jax.Array | None,
+    indices: jax.Array,
+    inference: bool,
+    precision: Precision | None,
+    members: str | None,
+) -> PyTree:
+    pair = packed.unpack()
     if inference:
-        model = eqx.nn.inference_mode(model)
-    if key is None:
-        output = eqx.filter_vmap(lambda m, x: m(x), in_axes=(None, 0))(model, inputs)
-    else:
-        keys = example_keys(key, indices)
-        mapped = eqx.filter_vmap(lambda m, x, k: m(x, key=k), in_axes=(None, 0, 0))
-        output = mapped(model, inputs, keys)
+        pair = eqx.nn.inference_mode(pair)
+    arguments = (inputs, key, indices)
+    if members is None:
+        return _outputs(pair, *arguments, precision)
+
+    def one(pair: tuple[Model, PyTree]) -> PyTree:
+        return _outputs(pair, *arguments, precision)
+
+    each = eqx.filter_vmap(one, in_axes=(eqx.if_array(0),))(pair)
+    return each if members == "each" else jax.tree.map(_mean_of_members, each)
+
+
+def _mean_of_members(each: jax.Array) -> jax.Array:
+    return jnp.mean(each, axis=0)
+
+
+def _outputs(
+    pair: tuple[Model, PyTree],
+    inputs: PyTree,
+    key: jax.Array | None,
+    indices: jax.Array,
+    precision: Precision | None,
+) -> PyTree:
+    model, model_state = computing(pair[0], precision), pair[1]
+
+    def one(model: Model, model_state: PyTree, x: PyTree, key: jax.Array | None) -> PyTree:
+        keyword = {} if key is None else {"key": key}
+        if model_state is None:
+            return model(x, **keyword)
+        return model(x, fresh(model_state), **keyword)[0]
+
+    keys = None if key is None else example_keys(key, indices)
+    axes = (None, None, 0, None if keys is None else 0)
+    output = eqx.filter_vmap(one, in_axes=axes)(model, model_state, inputs, keys)
     strange = [path for path, leaf in flatten_with_paths(output)[0] if not eqx.is_array(leaf)]
     if strange:
         raise ArgumentTypeError(
@@ -350,4 +527,4 @@ def _call(packed: Bundle, inputs: PyTree, indices: jax.Array, inference: bool) -
     return output
 
 
-_apply = jax.jit(_call, static_argnums=3)
+_apply = jax.jit(_call, static_argnums=(4, 5, 6))

@@ -6,24 +6,23 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ._batch import microbatch, num_examples
-from ._custom_types import Args, Batch, LossFn
+from ._custom_types import Args, Batch
 from ._diagnose import slow_in_a_loop
 from ._errors import ArgumentValueError
-from ._loss import loss_totals
+from ._loss import LossCall
+from ._precision import widened
 from ._weighted import Total, figure, inverse_weight
 
 
 class LossSpec(NamedTuple):
-    """How the user's loss is to be called."""
+    """The user's loss, and how a batch goes through it."""
 
-    loss_fn: LossFn
-    batched: bool
+    call: LossCall
     accumulate: int
     unroll: bool | int | None
-    axis_name: str
 
 
 class Gradient(NamedTuple):
@@ -36,6 +35,7 @@ class Gradient(NamedTuple):
     loss: jax.Array
     figures: dict[str, jax.Array]
     empty: jax.Array | None
+    model_state: PyTree
 
 
 class LossOfBatch(NamedTuple):
@@ -43,48 +43,76 @@ class LossOfBatch(NamedTuple):
 
     spec: LossSpec
     frozen: PyTree
+    model_state: PyTree
     batch: Batch
     key: jax.Array
     args: Args | None
 
-    def totals(self, trainable: PyTree, index: Any) -> dict[str, Total]:
-        """Loss and aux of microbatch `index`, added up."""
-        spec = self.spec
+    def totals(
+        self, trainable: PyTree, index: Any, model_state: PyTree
+    ) -> tuple[dict[str, Total], PyTree]:
+        """Loss and aux of microbatch `index`, added up; and the next state of the model."""
+        accumulate = self.spec.accumulate
         model = eqx.combine(trainable, self.frozen)
-        part = microbatch(self.batch, index, spec.accumulate)
-        if spec.batched:
-            key, indices = jax.random.fold_in(self.key, index), None
-        else:
-            # The place in the global batch: the draws do not depend on `accumulate`.
-            key = self.key
-            indices = jnp.arange(num_examples(part), dtype=jnp.int32) * spec.accumulate + index
-        return loss_totals(spec.loss_fn, model, part, key, indices, self.args, spec.axis_name)
+        part = microbatch(self.batch, index, accumulate)
+        key = jax.random.fold_in(self.key, index) if self.spec.call.batched else self.key
+        # The place in the global batch: the draws do not depend on `accumulate`.
+        indices = jnp.arange(num_examples(part), dtype=jnp.int32) * accumulate + index
+        return self.spec.call.totals(model, model_state, part, key, indices, self.args)
 
     def value(self, trainable: PyTree) -> jax.Array:
-        """The loss over all microbatches: what a line search evaluates."""
-        return figure(self._over_microbatches(lambda i: self.totals(trainable, i)["loss"]))
+        """The loss over all microbatches: what a line search evaluates.
 
-    def gradient(self, trainable: PyTree) -> Gradient:
-        """Loss, aux and gradient over all microbatches."""
+        Each evaluation draws the same random numbers, and begins with the same model state.
+        """
+
+        def one(index: Any, model_state: PyTree) -> tuple[Total, PyTree]:
+            totals, model_state = self.totals(trainable, index, model_state)
+            return totals["loss"], model_state
+
+        return figure(self._over_microbatches(one)[0])
+
+    def gradient(self, trainable: PyTree, loss_scale: Float[Array, ""] | None) -> Gradient:
+        """Loss, aux and gradient over all microbatches.
+
+        Args:
+            trainable: Where to.
+            loss_scale: What the loss is multiplied by while it is differentiated; what comes back
+                is not.
+        """
         scale = 1.0 / self._num_losses()
 
-        def objective(trainable: PyTree, index: Any) -> tuple[jax.Array, dict[str, Total]]:
-            totals = self.totals(trainable, index)
+        def objective(
+            trainable: PyTree, index: Any, model_state: PyTree
+        ) -> tuple[jax.Array, tuple[dict[str, Total], PyTree]]:
+            totals, model_state = self.totals(trainable, index, model_state)
             loss = totals["loss"]
             if loss.weighted and self.spec.accumulate == 1:
-                return figure(loss), totals
-            return loss.numerator * jnp.asarray(scale, loss.numerator.dtype), totals
+                value = figure(loss)
+            else:
+                value = loss.numerator * jnp.asarray(scale, loss.numerator.dtype)
+            if loss_scale is not None:
+                value = value * loss_scale.astype(value.dtype)
+            return value, (totals, model_state)
 
-        def one(index: Any) -> tuple[PyTree, dict[str, Total]]:
-            (_, totals), grads = eqx.filter_value_and_grad(objective, has_aux=True)(
-                trainable, index
+        def one(index: Any, model_state: PyTree) -> tuple[tuple[PyTree, dict[str, Total]], PyTree]:
+            (_, (totals, model_state)), grads = eqx.filter_value_and_grad(objective, has_aux=True)(
+                trainable, index, model_state
             )
-            return grads, totals
+            # Added up, and handed to the optimizer, in float32 where a precision was chosen.
+            grads = grads if self.spec.call.precision is None else widened(grads)
+            return (grads, totals), model_state
 
-        grads, totals = self._over_microbatches(one)
-        return self._finish(grads, totals)
+        (grads, totals), model_state = self._over_microbatches(one)
+        return self._finish(grads, totals, model_state, loss_scale)
 
-    def _finish(self, grads: PyTree, totals: dict[str, Total]) -> Gradient:
+    def _finish(
+        self,
+        grads: PyTree,
+        totals: dict[str, Total],
+        model_state: PyTree,
+        loss_scale: Float[Array, ""] | None,
+    ) -> Gradient:
         loss = totals.pop("loss")
         assert loss.denominator is not None
         # The gradient was scaled by the number of losses, because no microbatch knows the weights
@@ -92,6 +120,8 @@ class LossOfBatch(NamedTuple):
         factor = None
         if loss.weighted and self.spec.accumulate > 1:
             factor = inverse_weight(loss.denominator) * self._num_losses()
+        if loss_scale is not None:
+            factor = (1 if factor is None else factor) / loss_scale
 
         def correct(grad: jax.Array) -> jax.Array:
             # JAX gives the conjugate of the direction in which a real loss ascends.
@@ -110,27 +140,33 @@ class LossOfBatch(NamedTuple):
             loss=figure(loss),
             figures={name: figure(total) for name, total in totals.items()},
             empty=jnp.any(jnp.stack(empty)) if empty else None,
+            model_state=model_state,
         )
 
     def _num_losses(self) -> int:
-        return self.spec.accumulate if self.spec.batched else num_examples(self.batch)
+        return self.spec.accumulate if self.spec.call.batched else num_examples(self.batch)
 
-    def _over_microbatches(self, one: Callable[[Any], PyTree]) -> PyTree:
-        """The sum of `one(index)` over the microbatches, in order."""
+    def _over_microbatches(
+        self, one: Callable[[Any, PyTree], tuple[PyTree, PyTree]]
+    ) -> tuple[PyTree, PyTree]:
+        """The sum of what `one` gives over the microbatches, the model's state handed along."""
         accumulate = self.spec.accumulate
         if accumulate == 1:
-            return one(0)
-        traced, shapes = jax.make_jaxpr(one, return_shape=True)(jnp.int32(0))
+            return one(0, self.model_state)
+        traced, shapes = jax.make_jaxpr(one, return_shape=True)(jnp.int32(0), self.model_state)
         unroll = self.spec.unroll
         if unroll is None:
             unroll = slow_in_a_loop(traced.jaxpr)
-        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[0])
 
         def body(carry: PyTree, index: jax.Array) -> tuple[PyTree, None]:
-            return jax.tree.map(jnp.add, carry, one(index)), None
+            total, model_state = carry
+            more, model_state = one(index, model_state)
+            return (jax.tree.map(jnp.add, total, more), model_state), None
 
-        total, _ = jax.lax.scan(body, start, jnp.arange(accumulate, dtype=jnp.int32), unroll=unroll)
-        return total
+        indices = jnp.arange(accumulate, dtype=jnp.int32)
+        carry, _ = jax.lax.scan(body, (start, self.model_state), indices, unroll=unroll)
+        return carry
 
 
 def _is_narrow(grad: jax.Array) -> bool:

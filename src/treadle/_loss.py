@@ -1,5 +1,6 @@
 """From the user's loss function to totals: one example mapped over, or a whole batch at once."""
 
+import dataclasses
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +10,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from ._casting import computing
 from ._custom_types import Args, Batch, LossFn, Model
 from ._errors import ArgumentTypeError, LossError
+from ._model_state import fresh, mapped_leaves, require_same_state
+from ._precision import Precision
 from ._random import example_keys
 from ._weighted import RESERVED, Sum, Total, Weighted, as_total, reduce_examples
 
@@ -42,8 +46,26 @@ def require_signature(fn: Any, name: str, arguments: tuple[str, ...]) -> None:
     except TypeError as error:
         raise ArgumentTypeError(
             f"`{name}` has the signature {_name(fn)}{signature}, but it is called as {wanted}: "
-            f"{error}. What is neither batched nor trained goes through `args`."
+            f"{error}. {_signature_hint(signature, arguments)}"
         ) from error
+
+
+def _signature_hint(signature: inspect.Signature, arguments: tuple[str, ...]) -> str:
+    """The way out, by what the function seems to be written for."""
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    count = sum(p.kind in places for p in signature.parameters.values())
+    if "model_state" in arguments and count == len(arguments) - 1:
+        return (
+            "With `stateful=True` it takes the model's state as its second argument, and a loss "
+            "returns the new one: `return loss, model_state`. A model without state (BatchNorm, "
+            "SpectralNorm) needs no `stateful`."
+        )
+    if "model_state" not in arguments and count == len(arguments) + 1:
+        return (
+            "For a model with state (BatchNorm, SpectralNorm) say `stateful=True`. What is "
+            "neither batched nor trained goes through `args`."
+        )
+    return "What is neither batched nor trained goes through `args`."
 
 
 def takes_args(fn: LossFn) -> bool:
@@ -91,40 +113,116 @@ def _name(fn: Any) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
 
 
-def loss_totals(
-    loss_fn: LossFn,
-    model: Model,
-    batch: Batch,
-    key: jax.Array,
-    indices: jax.Array | None,
-    args: Args | None,
-    axis_name: str,
-) -> dict[str, Total]:
-    """The loss and its aux, added up over a (micro)batch.
+@dataclasses.dataclass(frozen=True)
+class LossCall:
+    """How the user's loss is called.
 
-    Args:
+    Attributes:
         loss_fn: The user's.
-        model: The model.
-        batch: Arrays with a leading axis of examples.
-        key: The step's key where `indices` is given, else the microbatch's own.
-        indices: Each example's place in the global batch, for a per-example loss; `None` for a
-            batched one.
-        args: What is handed to the loss as `args`, if anything.
-        axis_name: The name of the mapped axis.
-
-    Raises:
-        LossError: If what comes back is not a real scalar loss and a dictionary of aux.
+        batched: Whether it gets a whole (micro)batch, and one key.
+        stateful: Whether it takes the model's state, and returns the next.
+        axis_name: The name of the mapped axis of examples.
+        precision: In which formats the model computes; `None` for its own.
     """
-    extra = {} if args is None else {"args": args}
-    if indices is None:
-        return _totals(loss_fn(model, batch, key, **extra), _WHOLE_BATCH)
 
-    def one(model: Model, example: PyTree, key: jax.Array, extra: dict[str, Args]) -> Any:
-        return _totals(loss_fn(model, example, key, **extra), _ONE_EXAMPLE)
+    loss_fn: LossFn
+    batched: bool
+    stateful: bool
+    axis_name: str
+    precision: Precision | None
 
-    mapped = eqx.filter_vmap(one, in_axes=(None, 0, 0, None), axis_name=axis_name)
-    totals = mapped(model, batch, example_keys(key, indices), extra)
-    return {name: reduce_examples(total) for name, total in totals.items()}
+    def totals(
+        self,
+        model: Model,
+        model_state: PyTree,
+        batch: Batch,
+        key: jax.Array,
+        indices: jax.Array,
+        args: Args | None,
+    ) -> tuple[dict[str, Total], PyTree]:
+        """The loss and its aux, added up over a (micro)batch; and the model's next state.
+
+        Args:
+            model: The model.
+            model_state: The state of its stateful layers, or `None`.
+            batch: Arrays with a leading axis of examples.
+            key: The step's key; the microbatch's own where the loss is batched.
+            indices: Each example's place in the global batch.
+            args: What is handed to the loss as `args`, if anything.
+
+        Raises:
+            LossError: If what comes back is not a real scalar loss and a dictionary of aux, or the
+                state is not one state for all examples.
+        """
+        model = computing(model, self.precision)
+        extra = {} if args is None else {"args": computing(args, self.precision)}
+        if self.batched:
+            return self._one(model, model_state, batch, key, extra)
+
+        def mapped(state_axis: int | None) -> Any:
+            return eqx.filter_vmap(
+                self._one,
+                in_axes=(None, None, 0, 0, None),
+                out_axes=(0, None if state_axis is None else eqx.if_array(state_axis)),
+                axis_name=self.axis_name,
+            )
+
+        arguments = (model, model_state, batch, example_keys(key, indices), extra)
+        try:
+            totals, new_state = mapped(None)(*arguments)
+        except ValueError as error:
+            if model_state is None or "out_axes" not in str(error):
+                raise
+            per_example = mapped_leaves(lambda: mapped(0)(*arguments)[1], model_state)
+            raise LossError(_per_example_state(per_example, self.axis_name)) from error
+        except NameError as error:
+            if "axis name" not in str(error):
+                raise
+            raise LossError(
+                f"{str(error).rstrip('.')}: a layer reduces over an axis of another name than the "
+                f"one that the step maps over, which is {self.axis_name!r}. Give both one name: "
+                f"`eqx.nn.BatchNorm(size, axis_name={self.axis_name!r}, mode='batch')`, or "
+                f"`TrainStep(..., axis_name=...)`."
+            ) from error
+        return {name: reduce_examples(total) for name, total in totals.items()}, new_state
+
+    def _one(
+        self,
+        model: Model,
+        model_state: PyTree,
+        example: PyTree,
+        key: jax.Array,
+        extra: dict[str, Args],
+    ) -> tuple[dict[str, Total], PyTree]:
+        hint = _WHOLE_BATCH if self.batched else _ONE_EXAMPLE
+        if not self.stateful:
+            return _totals(self.loss_fn(model, example, key, **extra), hint), None
+        returned = self.loss_fn(model, fresh(model_state), example, key, **extra)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise LossError(
+                f"The loss function returned {_what(returned)}: with `stateful=True` it returns "
+                f"the loss and the model's new state, `return loss, model_state`, or with aux "
+                f"`return (loss, aux), model_state`."
+            )
+        figures, new_state = returned
+        return _totals(figures, hint), require_same_state(model_state, new_state)
+
+
+def _what(returned: Any) -> str:
+    if isinstance(returned, tuple):
+        return f"a tuple of {len(returned)}"
+    return f"a {type(returned).__name__}"
+
+
+def _per_example_state(paths: list[str], axis_name: str) -> str:
+    named = ", ".join(map(repr, paths)) or "a leaf"
+    return (
+        f"The new `model_state` differs from example to example (in {named}), but there is one "
+        f"state for the whole batch. A stateful layer reduces over the examples before it sets its "
+        f"state: `jax.lax.pmean(value, {axis_name!r})` (or `psum`, `pmax`), as `eqx.nn.BatchNorm` "
+        f"does over its `axis_name`. What is to be kept per example is aux, not state; and with "
+        f"`batched=True` the loss sees the whole batch."
+    )
 
 
 def _totals(returned: Any, hint: str) -> dict[str, Total]:

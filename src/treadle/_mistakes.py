@@ -13,7 +13,7 @@ from ._errors import (
     ConsumedStateError,
     TreadleError,
 )
-from ._state import TrainState
+from ._state import CONSUMED, TrainState
 
 
 def explain(error: Exception, name: str, state: TrainState, batch: Any, args: Any) -> None:
@@ -41,6 +41,8 @@ def explain(error: Exception, name: str, state: TrainState, batch: Any, args: An
             "`state` has leaves that are not JAX arrays (after `jax.device_get`?): bring them "
             "back with `jax.device_put(state)`."
         ) from error
+    if state.is_consumed:  # A part of it: what `replace` kept is shared with the state before.
+        raise ConsumedStateError(CONSUMED) from error
     mine = {id(leaf) for leaf in state.leaves}
     for given, tree in (("batch", batch), ("args", args)):
         leaves = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]

@@ -1,5 +1,6 @@
 """One step as a pure function: parts of a state and a batch in, the next parts and metrics out."""
 
+import functools
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -8,12 +9,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
+from ._average import averaged
 from ._batch import is_batch_leaf
 from ._custom_types import Args, Batch, Flag, Metrics
-from ._errors import TreeError
+from ._errors import LossError, TreeError
 from ._gradient import Gradient, LossOfBatch, LossSpec, require_divisible
+from ._hyperparams import hyperparams_of
 from ._norm import tree_norm
-from ._random import step_key
+from ._precision import Precision, widened
+from ._random import rounding_key, step_key
+from ._rounding import narrowed
+from ._scaling import is_lowest, next_scale
 from ._state import NO_FAULT, Parts
 from ._trainable import trainable_mask
 from .tree._paths import flatten_with_paths
@@ -21,12 +27,31 @@ from .tree._where import Where
 
 
 class StepSpec(NamedTuple):
-    """Everything that a step was made with."""
+    """Everything that a step was made with.
+
+    `extra` names the keyword arguments that the optimizer's update takes; `members` is the size of
+    an ensemble, `None` for a single run.
+    """
 
     loss: LossSpec
     optimizer: optax.GradientTransformationExtraArgs
+    extra: frozenset[str] | None
     trainable: Where
     nonfinite: str
+    ema: float | None
+    members: int | None
+    shared_batches: bool
+
+    @property
+    def precision(self) -> Precision | None:
+        """In which formats it computes."""
+        return self.loss.call.precision
+
+    @property
+    def counts_skipped(self) -> bool:
+        """Whether it may drop updates, and so counts them."""
+        scaled = self.precision is not None and self.precision.loss_scale is not None
+        return scaled or self.nonfinite == "skip"
 
 
 class optax_promotion:
@@ -57,12 +82,13 @@ class _user_promotion:
         self._rank = config.jax_numpy_rank_promotion
 
     def __call__(self, function: Any) -> Any:
-        def wrapped(*args: Any) -> Any:
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             with (
                 jax.numpy_dtype_promotion(self._dtype),
                 jax.numpy_rank_promotion(self._rank),
             ):
-                return function(*args)
+                return function(*args, **kwargs)
 
         return wrapped
 
@@ -72,48 +98,159 @@ def advance(spec: StepSpec, parts: Parts, batch: Batch, args: Args | None) -> tu
 
     Returns:
         The next parts, of the same structure, shapes and dtypes; and the metrics: `loss`, every
-        entry of aux, `grad_norm`.
+        entry of aux, `grad_norm`, and what the options add.
     """
     require_divisible(batch, spec.loss.accumulate)
     mask = trainable_mask(spec.trainable, parts.model)
     trainable, frozen = eqx.partition(parts.model, mask)
     key = step_key(parts.key.typed(), parts.step)
-    loss = LossOfBatch(spec.loss, frozen, batch, key, args)
-    gradient = loss.gradient(trainable)
+    loss = LossOfBatch(spec.loss, frozen, parts.model_state, batch, key, args)
+    scale = None if parts.loss_scale is None else parts.loss_scale.scale
+    gradient = loss.gradient(trainable, scale)
     with optax_promotion():
         norm = tree_norm(gradient.grads)
     updated, opt_state = _update(spec, parts, trainable, gradient, loss)
-    finite = None if spec.nonfinite == "ignore" else _is_finite(gradient, norm)
-    if spec.nonfinite == "skip":
-        assert finite is not None
-        updated, opt_state = _select(finite, (updated, opt_state), (trainable, parts.opt_state))
-    new = Parts(
+    health = _Health.of(spec, parts, gradient, norm)
+    updates = parts.step + 1 if parts.skipped is None else parts.step + 1 - parts.skipped
+    ema_model = parts.ema_model
+    if spec.ema is not None:
+        ema_model = averaged(ema_model, updated, spec.ema, updates)
+    new = (updated, opt_state, gradient.model_state, ema_model)
+    old = (trainable, parts.opt_state, parts.model_state, parts.ema_model)
+    if health.counts is not None:
+        new = _select(health.counts, new, old)
+    updated, opt_state, model_state, ema_model = new
+    advanced = Parts(
         model=eqx.combine(updated, frozen),
         opt_state=opt_state,
+        model_state=model_state,
+        ema_model=ema_model,
+        loss_scale=health.loss_scale,
+        skipped=health.skipped,
+        active=parts.active,
         key=parts.key,
         step=parts.step + 1,
-        faults=_note(parts.faults, finite, gradient.empty, parts.step),
+        faults=_note(parts.faults, health.fault, gradient.empty, parts.step),
     )
-    metrics = {"loss": gradient.loss, **gradient.figures, "grad_norm": norm}
-    return new, metrics
+    return advanced, _metrics(gradient, norm, parts, advanced)
+
+
+class _Health(NamedTuple):
+    """What a step makes of numbers that are not finite.
+
+    Attributes:
+        fault: Whether something went wrong that is to be told; `None` where nobody looks.
+        counts: Whether the update counts, or is dropped; `None` where it always does.
+        loss_scale: The next one.
+        skipped: How many updates were dropped so far.
+    """
+
+    fault: Flag | None
+    counts: Flag | None
+    loss_scale: Any
+    skipped: Any
+
+    @staticmethod
+    def of(spec: StepSpec, parts: Parts, gradient: Gradient, norm: jax.Array) -> "_Health":
+        policy = None if spec.precision is None else spec.precision.loss_scale
+        fault = counts = None
+        loss_scale, skipped = parts.loss_scale, parts.skipped
+        if spec.nonfinite != "ignore" or policy is not None:
+            loss_ok, gradient_ok = jnp.isfinite(gradient.loss), _is_finite(gradient, norm)
+            fault = ~(loss_ok & gradient_ok)
+            if policy is not None:
+                # A gradient that overflows is what a scale is backed off for, and no fault, unless
+                # that has an end.
+                fault = ~loss_ok | (~gradient_ok & is_lowest(policy, parts.loss_scale))
+                counts = gradient_ok
+                loss_scale = next_scale(policy, parts.loss_scale, gradient_ok)
+            if spec.nonfinite == "skip":
+                counts = loss_ok & gradient_ok
+            if spec.nonfinite == "ignore":
+                fault = None
+        if skipped is not None and counts is not None:
+            skipped = skipped + (~counts).astype(skipped.dtype)
+        if parts.active is not None:
+            counts = parts.active if counts is None else counts & parts.active
+            fault = None if fault is None else fault & parts.active
+            loss_scale, skipped = _select(
+                parts.active, (loss_scale, skipped), (parts.loss_scale, parts.skipped)
+            )
+        return _Health(fault, counts, loss_scale, skipped)
+
+
+def _metrics(gradient: Gradient, norm: jax.Array, before: Parts, after: Parts) -> Metrics:
+    """The figures of one step.
+
+    Raises:
+        LossError: An aux has the name of a figure that an option adds.
+    """
+    own: Metrics = {"loss": gradient.loss, "grad_norm": norm}
+    own |= {
+        name: jnp.asarray(value)
+        for name, value in hyperparams_of(after.opt_state).items()
+        if jnp.ndim(value) == 0
+    }
+    if before.loss_scale is not None:
+        own["loss_scale"] = before.loss_scale.scale
+    if after.skipped is not None:
+        own["skipped"] = after.skipped
+    taken = sorted(set(own) & set(gradient.figures))
+    if taken:
+        raise LossError(
+            f"The aux of the loss has an entry {taken[0]!r}, but the step has a figure of that "
+            f"name here (`loss_scale` and `skipped` where steps may be dropped, and what "
+            f"`optax.inject_hyperparams` injects). Call yours something else."
+        )
+    norm = own.pop("grad_norm")
+    return {"loss": own.pop("loss"), **gradient.figures, **own, "grad_norm": norm}
 
 
 def _update(
     spec: StepSpec, parts: Parts, trainable: PyTree, gradient: Gradient, loss: LossOfBatch
 ) -> tuple[PyTree, PyTree]:
-    value_fn = _user_promotion()(loss.value)
+    """The optimizer's update: in float32 where a precision was chosen, else as the model is."""
+    master = optimized(spec, trainable)
     with optax_promotion():
-        _require_own_state(spec, trainable, parts.opt_state)
-        updates, opt_state = spec.optimizer.update(
-            gradient.grads,
-            parts.opt_state,
-            trainable,
-            value=gradient.loss,
-            grad=gradient.grads,
-            value_fn=value_fn,
-        )
-        updated = optax.apply_updates(trainable, updates)
+        _require_own_state(spec, master, parts.opt_state)
+    extra = _extra_arguments(spec, gradient, loss)
+    with optax_promotion():
+        updates, opt_state = spec.optimizer.update(gradient.grads, parts.opt_state, master, **extra)
+        updated = optax.apply_updates(master, updates)
+    rounding = None
+    if spec.precision is not None and spec.precision.stochastic_rounding:
+        rounding = rounding_key(parts.key.typed(), parts.step)
+    updated = narrowed(updated, trainable, rounding)
     return updated, _same_types("opt_state", parts.opt_state, opt_state)
+
+
+def _extra_arguments(spec: StepSpec, gradient: Gradient, loss: LossOfBatch) -> dict[str, Any]:
+    """What the optimizer's update gets besides gradient and parameters, if it takes it."""
+    promotion = _user_promotion()
+
+    # Line searches refuse any argument that their `value_fn` does not take.
+    def value_fn(params: PyTree, grad_fn: Any = None, obj_fn: Any = None) -> jax.Array:
+        return loss.value(params)
+
+    def grad_fn(params: PyTree, _: Any = None) -> PyTree:
+        return loss.gradient(params, None).grads
+
+    available = {
+        "value": gradient.loss,
+        "grad": gradient.grads,
+        "value_fn": promotion(value_fn),
+        # Of sharpness-aware minimisation, and of Sophia's estimate of the curvature.
+        "grad_fn": promotion(grad_fn),
+        "obj_fn": promotion(value_fn),
+    }
+    if spec.extra is None:
+        return available
+    return {name: value for name, value in available.items() if name in spec.extra}
+
+
+def optimized(spec: StepSpec, trainable: PyTree) -> PyTree:
+    """The trained leaves as the optimizer gets them."""
+    return trainable if spec.precision is None else widened(trainable)
 
 
 def _require_own_state(spec: StepSpec, trainable: PyTree, opt_state: PyTree) -> None:
@@ -171,28 +308,27 @@ def _same_types(name: str, old: PyTree, new: PyTree) -> PyTree:
 
 
 def _is_finite(gradient: Gradient, norm: jax.Array) -> Flag:
-    """Loss and gradient are finite; a norm that overflows over finite gradients is no fault."""
+    """The gradient is finite; a norm that overflows over finite gradients is no fault."""
 
     def look_closely() -> jax.Array:
         leaves = jax.tree.leaves(gradient.grads)
         return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
 
-    gradient_ok = jax.lax.cond(jnp.isfinite(norm), lambda: jnp.bool_(True), look_closely)
-    return jnp.isfinite(gradient.loss) & gradient_ok
+    return jax.lax.cond(jnp.isfinite(norm), lambda: jnp.bool_(True), look_closely)
 
 
 def _note(
-    known: jax.Array, finite: jax.Array | None, empty: jax.Array | None, step: jax.Array
+    known: jax.Array, fault: jax.Array | None, empty: jax.Array | None, step: jax.Array
 ) -> jax.Array:
     """Writes the step where there is a fault, unless an earlier one is there already.
 
     `None` stands for what cannot happen in this program, which then does not look.
     """
-    if finite is None and empty is None:
+    if fault is None and empty is None:
         return known
     faults = jnp.stack(
         [
-            jnp.bool_(False) if finite is None else ~finite,
+            jnp.bool_(False) if fault is None else fault,
             jnp.bool_(False) if empty is None else empty,
         ]
     )

@@ -13,13 +13,14 @@ from jaxtyping import Array, Int, Key
 from ._custom_types import PRNGKey
 from ._errors import ArgumentTypeError, ArgumentValueError
 
-# The ASCII codes of "trai", "data", "ense", "init" and "pred": far above any count that a user
-# splits by.
+# The ASCII codes of "trai", "data", "ense", "init", "pred" and "roun": far above any count that a
+# user splits by.
 TRAINING = 0x74726169
 DATA_ORDER = 0x64617461
 ENSEMBLE = 0x656E7365
 MODEL_INIT = 0x696E6974
 PREDICT = 0x70726564
+ROUNDING = 0x726F756E
 
 
 def as_key(key: object, name: str = "key") -> PRNGKey:
@@ -72,6 +73,17 @@ def predict_key(key: PRNGKey) -> PRNGKey:
 def step_key(key: PRNGKey, step: Int[Array, ""]) -> PRNGKey:
     """The key of one step; the first step is 0."""
     return jax.random.fold_in(key, step)
+
+
+def rounding_key(key: PRNGKey, step: Int[Array, ""]) -> PRNGKey:
+    """The key of one step's stochastic rounding, from the root of the training stream."""
+    return jax.random.fold_in(jax.random.fold_in(key, ROUNDING), step)
+
+
+def member_keys(key: PRNGKey, size: int) -> Key[Array, " size"]:
+    """One key per member of an ensemble: each is to its member what `key` is to a single run."""
+    root = jax.random.fold_in(key, ENSEMBLE)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(root, jnp.arange(size))
 
 
 def example_keys(key: PRNGKey, indices: Int[Array, " n"]) -> Key[Array, " n"]:

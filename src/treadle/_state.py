@@ -15,8 +15,10 @@ from jaxtyping import PyTree
 
 from ._custom_types import Model, PRNGKey
 from ._errors import ArgumentTypeError, ConsumedStateError, TreeError
+from ._model_state import state_paths
 from ._random import as_key
 from .tree._paths import NamedLeaves, escape, flatten_with_paths, join
+from .tree._stack import Stacked
 
 CONSUMED = """This `TrainState` was consumed: a step donates the state it is given, so that the
 new one can live in the same memory, and the old one is gone.
@@ -52,19 +54,35 @@ class RawKey(eqx.Module):
 NO_FAULT = -1
 
 
-def init_faults() -> jax.Array:
-    """`[first step with a non-finite loss or gradient, first step with a total weight of 0]`."""
-    return jnp.full((2,), NO_FAULT, jnp.int32)
+def init_faults(members: int | None = None) -> jax.Array:
+    """`[first step with a non-finite loss or gradient, first step with a total weight of 0]`.
+
+    A row for each member of an ensemble.
+    """
+    return jnp.full((2,) if members is None else (members, 2), NO_FAULT, jnp.int32)
 
 
 class Parts(NamedTuple):
     """What a state holds, with its structure."""
 
+    # What the arrays are, by name: see the views of `TrainState`. `None` for what a step does
+    # without; `faults` is the last leaf of a state.
     model: Any
     opt_state: Any
+    model_state: Any
+    ema_model: Any
+    loss_scale: Any
+    skipped: Any
+    active: Any
     key: Any
     step: Any
     faults: Any
+
+
+_MEMBERWISE = Parts(*(name != "step" for name in Parts._fields))
+"""Which parts have an axis of members in an ensemble."""
+
+_REPLACEABLE = ("model", "opt_state", "model_state", "ema_model", "active", "key", "step")
 
 
 class _Part(NamedTuple):
@@ -219,12 +237,15 @@ class Bundle:
         return part.build(self.leaves)
 
 
-class TrainState(NamedLeaves):
+class TrainState(NamedLeaves, Stacked):
     """The state of a training run between two steps: a pytree of arrays, and of arrays only.
 
-    Made by `TrainStep.init`. The views `.model`, `.opt_state`, `.key` and `.step` are built when
-    asked; they are borrowed, and gone with the next step, which donates the state's memory.
-    `state.copy()` keeps one.
+    Made by `TrainStep.init`. The views (`.model`, `.opt_state`, `.model_state`, `.ema_model`,
+    `.key`, `.step`) are built when asked; they are borrowed, and gone with the next step, which
+    donates the state's memory. `state.copy()` keeps one.
+
+    The state of an ensemble has a leading axis of members on every leaf but `step`;
+    `treadle.tree.unstack(state)` gives the members' own states.
 
     Its leaves lie in one flat tuple beside a static skeleton, so that passing a state to a
     compiled function never walks the model in Python.
@@ -238,9 +259,13 @@ class TrainState(NamedLeaves):
         self.leaves = leaves
         self.skeleton = skeleton
 
-    def _view(self, index: int) -> PyTree:
+    def _view(self, name: str) -> PyTree:
         self._require_alive()
-        return self.skeleton.parts[index].build(self.leaves)
+        return self.skeleton.parts[Parts._fields.index(name)].build(self.leaves)
+
+    def _has(self, name: str) -> bool:
+        """Whether there is anything in a part."""
+        return bool(self.skeleton.parts[Parts._fields.index(name)].slots)
 
     @property
     def model(self) -> Model:
@@ -249,7 +274,7 @@ class TrainState(NamedLeaves):
         Raises:
             ConsumedStateError: If a step has taken this state.
         """
-        return self._view(0)
+        return self._view("model")
 
     @property
     def opt_state(self) -> PyTree:
@@ -258,7 +283,69 @@ class TrainState(NamedLeaves):
         Raises:
             ConsumedStateError: If a step has taken this state.
         """
-        return self._view(1)
+        return self._view("opt_state")
+
+    @property
+    def model_state(self) -> PyTree:
+        """The state of stateful layers (an `eqx.nn.State`); `None` without `stateful=True`.
+
+        Raises:
+            ConsumedStateError: If a step has taken this state.
+        """
+        return self._view("model_state")
+
+    @property
+    def ema_model(self) -> Model:
+        """The averaged model, in float32 at least; `None` without `ema=`.
+
+        What is not trained is as in `model`. Before the first step it is the model itself.
+
+        Raises:
+            ConsumedStateError: If a step has taken this state.
+        """
+        average = self._view("ema_model")
+        if average is None:
+            return None
+        return jax.tree.map(
+            lambda mean, own: own if mean is None else mean,
+            average,
+            self._view("model"),
+            is_leaf=lambda leaf: leaf is None,
+        )
+
+    @property
+    def loss_scale(self) -> jax.Array | None:
+        """The scale of the next step's loss: a float32 scalar; `None` without loss scaling.
+
+        Raises:
+            ConsumedStateError: If a step has taken this state.
+        """
+        scaling = self._view("loss_scale")
+        return None if scaling is None else scaling.scale
+
+    @property
+    def skipped(self) -> jax.Array | None:
+        """How many updates were dropped: an int32 scalar; `None` where none can be.
+
+        Raises:
+            ConsumedStateError: If a step has taken this state.
+        """
+        return self._view("skipped")
+
+    @property
+    def active(self) -> jax.Array | None:
+        """Which members of an ensemble go on training, a bool each; `None` for a single run.
+
+        Raises:
+            ConsumedStateError: If a step has taken this state.
+        """
+        return self._view("active")
+
+    @property
+    def members(self) -> int | None:
+        """How many members an ensemble has; `None` for a single run."""
+        slots = self.skeleton.parts[Parts._fields.index("active")].slots
+        return self.leaves[slots[0]].shape[0] if slots and slots[0] is not None else None
 
     @property
     def key(self) -> PRNGKey:
@@ -267,7 +354,7 @@ class TrainState(NamedLeaves):
         Raises:
             ConsumedStateError: If a step has taken this state.
         """
-        return self._view(2).typed()
+        return self._view("key").typed()
 
     @property
     def step(self) -> jax.Array:
@@ -276,7 +363,7 @@ class TrainState(NamedLeaves):
         Raises:
             ConsumedStateError: If a step has taken this state.
         """
-        return self._view(3)
+        return self._view("step")
 
     @property
     def is_consumed(self) -> bool:
@@ -302,7 +389,10 @@ class TrainState(NamedLeaves):
         found: dict[int, str] = {}
         for name, part in zip(Parts._fields, self.skeleton.parts, strict=True):
             tree = jax.tree.unflatten(part.treedef, range(len(part.slots)))
-            for (path, _), slot in zip(flatten_with_paths(tree)[0], part.slots, strict=True):
+            paths = [path for path, _ in flatten_with_paths(tree)[0]]
+            if name == "model_state":
+                paths = state_paths(tree)
+            for path, slot in zip(paths, part.slots, strict=True):
                 if slot is not None:
                     # The key is one leaf to whoever looks from outside.
                     found[slot] = name if name == "key" else join(escape(name), path)
@@ -324,8 +414,8 @@ class TrainState(NamedLeaves):
         with this state, so a step on either consumes both.
 
         Args:
-            views: Any of `model`, `opt_state`, `key`, `step`, of the same structure, shapes and
-                dtypes as what they replace.
+            views: Any of `model`, `opt_state`, `model_state`, `ema_model`, `active`, `key` and
+                `step`, of the same structure, shapes and dtypes as what they replace.
 
         Raises:
             ArgumentTypeError: If there is no such view.
@@ -338,11 +428,11 @@ class TrainState(NamedLeaves):
         """
         self._require_alive()
         leaves = list(self.leaves)
-        known = Parts._fields[:4]
         for name, value in views.items():
+            known = [view for view in _REPLACEABLE if self._has(view)]
             if name not in known:
                 raise ArgumentTypeError(
-                    f"`replace` got {name!r}; a state has the views {', '.join(known)}."
+                    f"`replace` got {name!r}; this state has the views {', '.join(known)}."
                 )
             part = self.skeleton.parts[Parts._fields.index(name)]
             old = part.build(self.leaves)
@@ -352,18 +442,110 @@ class TrainState(NamedLeaves):
                 if slot is not None:
                     leaves[slot] = copy_leaf(leaf, like=self.leaves[slot])
         # What went wrong before is not held against what takes its place.
-        leaves[-1] = init_faults()
+        leaves[-1] = init_faults(self.members)
         return TrainState(tuple(leaves), self.skeleton)
 
     def __repr__(self) -> str:
         if self.is_consumed:
             return "TrainState(consumed)"
-        step = self.leaves[self.skeleton.parts[3].slots[0] or 0]
+        step = self._view("step")
         count = step if not isinstance(step, jax.Array) or step.ndim else int(step)
         arrays = [leaf for leaf in self.leaves if isinstance(leaf, jax.Array)]
         size = sum(leaf.nbytes for leaf in arrays)
         model = type(self.skeleton.parts[0].build(self.leaves)).__name__
-        return f"TrainState(step={count}, model={model}, {len(self.leaves)} arrays, {size:,} bytes)"
+        members = "" if self.members is None else f"{self.members} members, "
+        return (
+            f"TrainState(step={count}, model={model}, {members}{len(self.leaves)} arrays, "
+            f"{size:,} bytes)"
+        )
+
+    # -- members ------------------------------------------------------------------------------
+
+    def unstacked(self) -> list["TrainState"]:
+        """The states of an ensemble's members, each that of a single run, in memory of its own.
+
+        Raises:
+            TreeError: If it is not that of an ensemble.
+            ConsumedStateError: If a step has taken this state.
+        """
+        if self.members is None:
+            raise TreeError(
+                "This `TrainState` is of a single run: there are no members to unstack. Ensembles "
+                "are made with `treadle.ensemble(step, size)`."
+            )
+        parts = self.parts()
+        return [TrainState.from_parts(member_of(parts, index)) for index in range(self.members)]
+
+    @staticmethod
+    def stacked(states: Sequence[Any]) -> "TrainState":
+        """The state of an ensemble, from the states of single runs that are at the same step.
+
+        Raises:
+            TreeError: They differ in structure, shapes or dtypes, or in `step`.
+        """
+        first = states[0]
+        if any(state.members is not None for state in states):
+            raise TreeError("`stack` got the state of an ensemble, which cannot be stacked again.")
+        for index, state in enumerate(states):
+            _require_alike(first, state, index)
+        parts = [state.parts() for state in states]
+
+        def join_leaves(*leaves: Any) -> Any:
+            return jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0]
+
+        stacked = [
+            jax.tree.map(join_leaves, *part) if axis else part[0]
+            for axis, part in zip(_MEMBERWISE, zip(*parts, strict=True), strict=True)
+        ]
+        return TrainState.from_parts(
+            Parts(*stacked)._replace(
+                active=jnp.ones(len(states), bool), step=jnp.array(parts[0].step, copy=True)
+            )
+        )
+
+
+def memberwise() -> Parts:
+    """Axes for `eqx.filter_vmap` over the members of an ensemble."""
+    return Parts(*(eqx.if_array(0) if axis else None for axis in _MEMBERWISE))
+
+
+def member_of(parts: Parts, index: int) -> Parts:
+    """One member of an ensemble, copied, as the parts of a single run."""
+
+    def take(leaf: Any) -> Any:
+        return jnp.array(leaf[index], copy=True) if eqx.is_array(leaf) else leaf
+
+    taken = [
+        jax.tree.map(take, part) if axis else jax.tree.map(copy_leaf, part)
+        for axis, part in zip(_MEMBERWISE, parts, strict=True)
+    ]
+    return Parts(*taken)._replace(active=None)
+
+
+def _require_alike(first: TrainState, other: TrainState, index: int) -> None:
+    """Refuses states that are not of one structure and step."""
+    paths = dict(zip(first.leaf_paths(), first.leaves, strict=True))
+    others = dict(zip(other.leaf_paths(), other.leaves, strict=True))
+    problems = [
+        f"{path!r} is {described(others.get(path))}, not {described(leaf)}"
+        for path, leaf in paths.items()
+        if described(others.get(path)) != described(leaf)
+    ]
+    problems += [f"{path!r} is unexpected" for path in others if path not in paths]
+    if not problems and first.skeleton is not other.skeleton:
+        problems.append("a static field or a function in it differs")
+    if not problems and int(first.step) != int(other.step):
+        problems.append(f"it is at step {int(other.step)}, not {int(first.step)}")
+    if problems:
+        raise TreeError(
+            f"The state at index {index} does not fit the first, so they cannot be stacked: "
+            f"{'; '.join(problems)}."
+        )
+
+
+def described(leaf: Any) -> str:
+    """Dtype and shape, for messages."""
+    return "absent" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
 
 
 for _node in (TrainState, Bundle):
@@ -387,9 +569,18 @@ def copy_leaf(leaf: Any, like: Any = None) -> Any:
 
 def _prepared(name: str, value: Any, old: Any) -> Any:
     if name == "key":
-        return RawKey.of(as_key(value))
-    if name == "step":
+        members = old.words.ndim > 1
+        return RawKey.of(value if members else as_key(value))
+    if name in ("step", "active") and old is not None:
         return jnp.asarray(value, old.dtype)
+    if name == "ema_model" and old is not None:
+        # What is not trained has no average.
+        return jax.tree.map(
+            lambda mean, own: None if mean is None else own,
+            old,
+            value,
+            is_leaf=lambda leaf: leaf is None,
+        )
     return value
 
 

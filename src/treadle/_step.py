@@ -1,7 +1,9 @@
 """`TrainStep`: from the loss of one example to one compiled, donated program."""
 
+import inspect
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +13,7 @@ import optax
 
 from ._batch import num_examples
 from ._cache import ensure_compilation_cache
-from ._checks import whole_number
+from ._checks import one_of, whole_number
 from ._compilations import CompilationLog
 from ._compiled import Compilation, Compiled, measure
 from ._custom_types import (
@@ -35,10 +37,19 @@ from ._errors import (
     NonFiniteError,
 )
 from ._gradient import LossSpec
-from ._init import initial_state
-from ._loss import missing_args, require_signature, takes_args, unwanted_args, wants_args
+from ._init import initial_members, initial_state
+from ._loss import (
+    LossCall,
+    missing_args,
+    require_signature,
+    takes_args,
+    unwanted_args,
+    wants_args,
+)
+from ._members import advance_all
 from ._mistakes import explain
-from ._program import StepSpec, advance
+from ._precision import PrecisionLike, as_precision
+from ._program import StepSpec
 from ._random import as_key
 from ._state import (
     CONSUMED,
@@ -54,8 +65,6 @@ from .tree._where import Where
 # Reading the faults costs microseconds, so it is done this often; a fault stays until it is read.
 _POLL_EVERY = 16
 
-_NONFINITE = ("raise", "skip", "ignore")
-
 
 class TrainStep:
     """One training step: from the loss of one example to one compiled, donated program.
@@ -68,13 +77,22 @@ class TrainStep:
         optimizer: Any optax `GradientTransformation`. Its `init` and `update` run under standard
             dtype promotion, the loss under the mode that is on.
         batched: The loss gets the whole (micro)batch and one key, and returns its mean.
+        stateful: The model has layers with a state (BatchNorm, SpectralNorm): the loss is
+            `loss_fn(model, model_state, example, key) -> (loss | (loss, aux), model_state)`. The
+            state is one for the whole batch; microbatches hand it on in order.
         trainable: What is trained: a filter function on leaves, a pytree of bools (a prefix of the
             model), a `treadle.tree.Selector`, or globs over leaf paths. Of what it chooses, arrays
             of floats are trained. The rest stays the same bit for bit, and has no optimizer state.
         accumulate: The number of microbatches inside one step; it must divide the batch size.
+        precision: In which formats the model is kept and computes: a `treadle.Precision`, or the
+            name of one: `"bf16"`, `"fp16"` (with dynamic loss scaling), `"bf16-true"`, `"f32"`.
         nonfinite: What to do about a loss or gradient that is NaN or infinite. `"raise"`: a later
             call, `check` or the end of `fit` raises `NonFiniteError`; nothing waits for the check.
-            `"skip"`: that update is dropped inside the program. `"ignore"`: nothing.
+            `"skip"`: that update is dropped inside the program, and counted in the metric
+            `skipped`; model, optimizer, model state and average stay as they were bit for bit,
+            the step's number goes on. `"ignore"`: nothing.
+        ema: The decay of an averaged model, above 0 and below 1, such as 0.999; the average is
+            `state.ema_model`, corrected for its start. One more copy of what is trained.
         donate: Whether the new state takes the memory of the old one.
         axis_name: The name of the mapped axis of examples, for collectives in the loss.
         unroll: How far the loops over microbatches and over the steps of `scan` are unrolled:
@@ -102,29 +120,43 @@ class TrainStep:
         optimizer: Door[optax.GradientTransformation],
         *,
         batched: bool = False,
+        stateful: bool = False,
         trainable: Door[Where] = eqx.is_inexact_array,
         accumulate: Door[int] = 1,
+        precision: Door[PrecisionLike] = None,
         nonfinite: Door[str] = "raise",
+        ema: Door[float | None] = None,
         donate: bool = True,
         axis_name: str = "batch",
         unroll: Door[bool | int | None] = None,
     ):
-        require_signature(loss_fn, "loss_fn", ("model", "batch" if batched else "example", "key"))
+        state = ("model_state",) if stateful else ()
+        example = "batch" if batched else "example"
+        require_signature(loss_fn, "loss_fn", ("model", *state, example, "key"))
         whole_number("accumulate", accumulate)
         if unroll is not None and not isinstance(unroll, bool):
             whole_number("unroll", unroll, otherwise=", a bool, or None")
-        if nonfinite not in _NONFINITE:
-            raise ArgumentValueError(
-                f"`nonfinite` (={nonfinite!r}) must be one of {', '.join(map(repr, _NONFINITE))}."
-            )
-        self._spec = StepSpec(
-            loss=LossSpec(loss_fn, batched, accumulate, unroll, axis_name),
-            optimizer=_as_optimizer(optimizer),
-            trainable=trainable,
-            nonfinite=nonfinite,
+        one_of("nonfinite", nonfinite, ("raise", "skip", "ignore"))
+        optimizer = _as_optimizer(optimizer)
+        call = LossCall(loss_fn, batched, stateful, axis_name, as_precision(precision))
+        self._setup(
+            StepSpec(
+                loss=LossSpec(call, accumulate, unroll),
+                optimizer=optax.with_extra_args_support(optimizer),
+                extra=_extra_arguments(optimizer),
+                trainable=trainable,
+                nonfinite=nonfinite,
+                ema=_decay(ema),
+                members=None,
+                shared_batches=True,
+            ),
+            donate,
         )
-        self._takes_args = takes_args(loss_fn)
-        self._wants_args = wants_args(loss_fn)
+
+    def _setup(self, spec: StepSpec, donate: bool) -> None:
+        self._spec = spec
+        self._takes_args = takes_args(spec.loss.call.loss_fn)
+        self._wants_args = wants_args(spec.loss.call.loss_fn)
         self._donate = donate
         self._log = CompilationLog()
         self._calls = 0
@@ -140,25 +172,48 @@ class TrainStep:
         self._step = jax.jit(self._traced_step, donate_argnums=donated)
         self._scan = jax.jit(self._traced_scan, donate_argnums=donated)
 
-    def init(self, model: Model, *, key: Door[KeyLike], copy: bool = True) -> TrainState:
+    def _ensemble(self, size: int, shared_batches: bool) -> "TrainStep":
+        """The same step for many members at once: see `treadle.ensemble`."""
+        step = object.__new__(TrainStep)
+        step._setup(self._spec._replace(members=size, shared_batches=shared_batches), self._donate)
+        return step
+
+    def init(
+        self,
+        model: Model,
+        *,
+        key: Door[KeyLike],
+        model_state: Any = None,
+        hyperparams: Door[Mapping[str, Any] | None] = None,
+        copy: bool = True,
+    ) -> TrainState:
         """The state before the first step.
 
         Args:
             model: The model, or a function that makes it, called without arguments or with a key
-                that is derived from `key`. NumPy arrays in it become JAX arrays.
+                that is derived from `key`. NumPy arrays in it become JAX arrays. For an ensemble a
+                function that makes one member, or a model that all begin with, or a list of models.
             key: The root of all the randomness of the run. It is not consumed, nor stored: the
                 state keeps `fold_in(key, treadle's constant for training)`.
+            model_state: With `stateful=True`, the state of the model's layers, the second of what
+                `eqx.nn.make_with_state(Net)(...)` returns; not needed where `model` is a function
+                that returns both.
+            hyperparams: Numbers for what `optax.inject_hyperparams` injects, by name; for an
+                ensemble an array with one for each member.
             copy: Whether the state gets memory of its own, so that `model` stays usable; `False`
                 takes ownership, for models that fill the memory.
 
         Raises:
-            ArgumentTypeError: `key` is not a key.
-            TreeError: The model has nothing to train.
+            ArgumentTypeError: `key` is not a key; `model_state` is missing, or not wanted.
+            ArgumentValueError: The optimizer does not have one of the hyperparameters.
+            TreeError: The model has nothing to train, or the members of an ensemble differ.
         """
         # What follows compiles a dozen small programs.
         ensure_compilation_cache()
         key = as_key(key)
-        return initial_state(self._spec, model, key, copy)
+        if self._spec.members is None:
+            return initial_state(self._spec, model, key, copy, model_state, hyperparams)
+        return initial_members(self._spec, model, key, model_state, hyperparams)
 
     def __call__(
         self, state: Door[TrainState], batch: Batch, *, args: Args | None = None
@@ -217,7 +272,7 @@ class TrainStep:
             As a call does, except `NonFiniteError`: ask `check(state)`.
         """
         self._require_arguments(state, args)
-        new, metrics = advance(self._spec, state.parts(), batch, args)
+        new, metrics = advance_all(self._spec, state.parts(), batch, args)
         return _repacked(state, new), metrics
 
     def compile(
@@ -251,6 +306,11 @@ class TrainStep:
         return measure(executable, state, self._donate, traced - start, done - traced)
 
     @property
+    def members(self) -> int | None:
+        """How many members an ensemble has; `None` for a single run."""
+        return self._spec.members
+
+    @property
     def compilations(self) -> tuple[Compilation, ...]:
         """Every program this step has compiled, and why."""
         return tuple(self._log.entries)
@@ -277,7 +337,7 @@ class TrainStep:
         self, state: TrainState, batch: Batch, args: Bundle | None
     ) -> tuple[TrainState, Metrics]:
         unpacked = None if args is None else args.unpack()
-        new, metrics = advance(self._spec, state.parts(), batch, unpacked)
+        new, metrics = advance_all(self._spec, state.parts(), batch, unpacked)
         return _repacked(state, new), metrics
 
     def _traced_step(
@@ -318,7 +378,7 @@ class TrainStep:
             self._require_arguments(state, args)
             packed = pack_args(args)
         elif self._wants_args:
-            raise missing_args(self._spec.loss.loss_fn)
+            raise missing_args(self._spec.loss.call.loss_fn)
         known, compiled = len(self._log.entries), self._xla.count
         start = time.perf_counter()
         try:
@@ -363,21 +423,17 @@ class TrainStep:
                 f"`state = step.init(model, key=jax.random.key(0))`."
             )
         if args is not None and not self._takes_args:
-            raise unwanted_args(self._spec.loss.loss_fn)
+            raise unwanted_args(self._spec.loss.call.loss_fn)
         if args is None and self._wants_args:
-            raise missing_args(self._spec.loss.loss_fn)
+            raise missing_args(self._spec.loss.call.loss_fn)
 
     def _tell(self, faults: np.ndarray) -> None:
-        nonfinite, empty = int(faults[0]), int(faults[1])
-        if nonfinite != NO_FAULT and self._spec.nonfinite == "raise":
-            raise NonFiniteError(
-                f"The loss or the gradient of step {nonfinite} is NaN or infinite, and the steps "
-                f"since have trained on what it left. Go back to a state from before it: a "
-                f"checkpoint, or `state.copy()`; `step(state, batch)` on the batch of step "
-                f"{nonfinite} shows it again, with the same random draws. "
-                f"`TrainStep(..., nonfinite='skip')` drops such updates, 'ignore' lets them be."
-            )
-        if empty != NO_FAULT and not self._zero_weight_told:
+        rows = faults.reshape(-1, 2)
+        nonfinite, empty = (_first(rows[:, column]) for column in (0, 1))
+        if nonfinite is not None and self._spec.nonfinite == "raise":
+            members = np.flatnonzero(rows[:, 0] != NO_FAULT) if faults.ndim > 1 else None
+            raise NonFiniteError(_nonfinite_message(nonfinite, members, self._spec.counts_skipped))
+        if empty is not None and not self._zero_weight_told:
             self._zero_weight_told = True
             warnings.warn(
                 f"In step {empty}, all weights of a `treadle.Weighted` figure were 0: the figure "
@@ -386,6 +442,28 @@ class TrainStep:
                 ZeroWeightWarning,
                 stacklevel=4,
             )
+
+
+def _first(steps: np.ndarray) -> int | None:
+    """The earliest of the steps with a fault, if any has one."""
+    found = steps[steps != NO_FAULT]
+    return int(found.min()) if found.size else None
+
+
+def _nonfinite_message(step: int, members: np.ndarray | None, scaled: bool) -> str:
+    where = "" if members is None else f" (of the members {', '.join(map(str, members))})"
+    since = (
+        "its update was dropped, where the gradient was not finite, and the steps since went on"
+        if scaled
+        else "the steps since have trained on what it left"
+    )
+    return (
+        f"The loss or the gradient of step {step}{where} is NaN or infinite, and {since}. "
+        f"Go back to a state from before it: a "
+        f"checkpoint, or `state.copy()`; `step(state, batch)` on the batch of step "
+        f"{step} shows it again, with the same random draws. "
+        f"`TrainStep(..., nonfinite='skip')` drops such updates, 'ignore' lets them be."
+    )
 
 
 def _repacked(old: TrainState, new: Parts) -> TrainState:
@@ -399,8 +477,30 @@ def _repacked(old: TrainState, new: Parts) -> TrainState:
     return TrainState(tuple(leaves), old.skeleton)
 
 
-def _as_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """Any optax optimizer as one that takes extra arguments.
+def _decay(ema: Any) -> float | None:
+    """The decay of an average.
+
+    Raises:
+        ArgumentTypeError: It is no number.
+        ArgumentValueError: It is not above 0 and below 1.
+    """
+    if ema is None:
+        return None
+    if isinstance(ema, bool) or not isinstance(ema, (int, float, np.floating)):
+        raise ArgumentTypeError(
+            f"`ema` (={ema!r}) is a {type(ema).__name__}: give the decay of the average, a number "
+            f"such as 0.999, or None."
+        )
+    if not 0 < ema < 1:
+        raise ArgumentValueError(
+            f"`ema` (={ema!r}) must lie in (0, 1): it is the decay of the average, which looks "
+            f"back about 1 / (1 - ema) steps. 0.999 is usual; None averages nothing."
+        )
+    return float(ema)
+
+
+def _as_optimizer(optimizer: Any) -> optax.GradientTransformation:
+    """An optax optimizer.
 
     Raises:
         ArgumentTypeError: If it is none.
@@ -412,4 +512,17 @@ def _as_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
             f"`optimizer` (={optimizer!r}) is a {type(optimizer).__name__}, not an optax "
             f"optimizer. Write `optax.adamw(1e-3)`, or any other `optax.GradientTransformation`."
         )
-    return optax.with_extra_args_support(optimizer)
+    return optimizer
+
+
+def _extra_arguments(optimizer: optax.GradientTransformation) -> frozenset[str] | None:
+    """The extra arguments that an update takes by name; `None` where it takes any.
+
+    `optax.contrib.sam` takes `grad_fn`, and refuses all others.
+    """
+    if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        return frozenset()
+    parameters = inspect.signature(optimizer.update).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters)

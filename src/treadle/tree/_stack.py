@@ -1,0 +1,127 @@
+"""Many trees as one with a leading axis, and back."""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .._errors import ArgumentTypeError, TreeError
+from ._paths import flatten_with_paths
+
+
+class Stacked(abc.ABC):
+    """A node that knows itself how it is stacked: not every leaf of it has the leading axis."""
+
+    @abc.abstractmethod
+    def unstacked(self) -> list[Any]:
+        """Its elements, one for each place on the leading axis."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def stacked(states: Sequence[Any]) -> Any:
+        """Several of them as one."""
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """Trees of one structure as one tree whose arrays have a new leading axis.
+
+    What `jax.vmap`, `eqx.filter_vmap(in_axes=eqx.if_array(0))` and a scan over layers want.
+    Leaves that are not arrays (activation functions, rates) must be equal, and stay as they are.
+    The states of single runs (`TrainState`) become that of an ensemble, whose `step` has no axis.
+
+    Args:
+        trees: At least one; their arrays agree in shape and dtype.
+
+    Raises:
+        TreeError: There is none, or they differ in structure, shapes, dtypes, or in a leaf that is
+            not an array.
+        ArgumentTypeError: `trees` is one tree, not a sequence of trees.
+
+    Example:
+        >>> model = treadle.tree.stack([make_model(key) for key in keys])
+        >>> jax.vmap(lambda m, x: m(x), in_axes=(eqx.if_array(0), None))
+    """
+    if not isinstance(trees, (list, tuple)):
+        raise ArgumentTypeError(
+            f"`trees` is a {type(trees).__name__}: give a list of trees, `stack([first, second])`."
+        )
+    if not trees:
+        raise TreeError("`trees` is empty: there is nothing to stack.")
+    if all(isinstance(tree, Stacked) for tree in trees):
+        return type(trees[0]).stacked(trees)
+    first, treedef = flatten_with_paths(trees[0])
+    columns: list[list[Any]] = [[leaf] for _, leaf in first]
+    for index, tree in enumerate(trees[1:], start=1):
+        problems = _differences(first, treedef, tree)
+        if problems:
+            raise TreeError(
+                f"The tree at index {index} does not fit the first, so they cannot be stacked: "
+                f"{'; '.join(problems)}."
+            )
+        for column, leaf in zip(columns, jax.tree.leaves(tree), strict=True):
+            column.append(leaf)
+    return jax.tree.unflatten(
+        treedef,
+        [jnp.stack(column) if _is_array(column[0]) else column[0] for column in columns],
+    )
+
+
+def unstack(tree: PyTree) -> list[PyTree]:
+    """The trees that `stack` made one of: one for each place on the arrays' leading axis.
+
+    Raises:
+        TreeError: There are no arrays, or they do not share a leading axis.
+
+    Example:
+        >>> best = treadle.tree.unstack(state)[int(np.argmin(losses))]
+    """
+    if isinstance(tree, Stacked):
+        return tree.unstacked()
+    named, treedef = flatten_with_paths(tree)
+    sizes = {path: leaf.shape[0] if leaf.ndim else None for path, leaf in named if _is_array(leaf)}
+    if not sizes:
+        raise TreeError("`tree` has no arrays: there is no leading axis to unstack.")
+    if len(set(sizes.values())) > 1 or None in sizes.values():
+        listed = ", ".join(f"{path!r}: {size}" for path, size in sizes.items())
+        raise TreeError(
+            f"The arrays of `tree` do not share a leading axis ({listed}): only what "
+            f"`treadle.tree.stack` or `eqx.filter_vmap` stacked can be unstacked."
+        )
+    (size,) = set(sizes.values())
+    assert size is not None
+    leaves = [leaf for _, leaf in named]
+    return [
+        jax.tree.unflatten(treedef, [leaf[index] if _is_array(leaf) else leaf for leaf in leaves])
+        for index in range(size)
+    ]
+
+
+def _differences(first: list[tuple[str, Any]], treedef: Any, other: PyTree) -> list[str]:
+    named, structure = flatten_with_paths(other)
+    was, now = dict(first), dict(named)
+    problems = [f"{path!r} is missing" for path in was if path not in now]
+    problems += [f"{path!r} is unexpected" for path in now if path not in was]
+    for path in was:
+        if path in now and not _alike(was[path], now[path]):
+            problems.append(f"{path!r} is {_told(now[path])}, not {_told(was[path])}")
+    if not problems and structure != treedef:
+        problems.append("the type of a container, or a static field, differs")
+    return problems
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if _is_array(a) and _is_array(b):
+        return a.shape == b.shape and a.dtype == b.dtype
+    return a is b or (type(a) is type(b) and bool(a == b))
+
+
+def _told(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}" if _is_array(leaf) else repr(leaf)
