@@ -108,6 +108,11 @@ class Worker:
         self.close()
 
 
+def platform() -> str:
+    """What the workers compute on: the CPU, unless `JAX_PLATFORMS` says otherwise."""
+    return os.environ.get("JAX_PLATFORMS", "cpu")
+
+
 def _environment() -> dict[str, str]:
     """Ours, less what would make the figures depend on the machine's past."""
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -116,6 +121,6 @@ def _environment() -> dict[str, str]:
         "COLUMNS": "120",
         "TERM": "xterm-256color",
         "TREADLE_CACHE": "off",
-        "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
+        "JAX_PLATFORMS": platform(),
     }
     return os.environ | settled

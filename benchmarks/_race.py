@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from ._configs import CONFIGS
 from ._options import Options
 from ._process import Worker, WorkerError
 from .contenders import CONTENDERS, Contender
@@ -11,7 +12,9 @@ from .contenders import CONTENDERS, Contender
 _TURNS = "benchmarks._turns"
 
 
-def entries(names: Sequence[str], options: Options) -> tuple[list[Contender], dict[str, str]]:
+def entries(
+    names: Sequence[str], config: str, options: Options
+) -> tuple[list[Contender], dict[str, str]]:
     """Who takes part, and who does not and why.
 
     Raises:
@@ -22,9 +25,9 @@ def entries(names: Sequence[str], options: Options) -> tuple[list[Contender], di
         raise ValueError(f"`--only` names {', '.join(unknown)}; there are {', '.join(CONTENDERS)}.")
     taking_part, skipped = [], {}
     for contender in (CONTENDERS[name] for name in (options.only or names)):
-        missing = contender.missing()
-        if missing is not None:
-            skipped[contender.name] = f"{missing} is not installed"
+        obstacle = contender.obstacle(CONFIGS[config])
+        if obstacle is not None:
+            skipped[contender.name] = obstacle
         elif contender.ours or not options.smoke:
             taking_part.append(contender)
     return taking_part, skipped
@@ -41,7 +44,7 @@ def race(names: Sequence[str], config: str, options: Options, console: Console) 
     Returns:
         For each contender, by round, the steps per second of every turn; and its losses.
     """
-    taking_part, skipped = entries(names, options)
+    taking_part, skipped = entries(names, config, options)
     found: dict = {"contenders": {c.name: {"rates": []} for c in taking_part}, "skipped": skipped}
     for number in range(options.rounds):
         console.print(f"{config}: round {number + 1} of {options.rounds}", style="dim")

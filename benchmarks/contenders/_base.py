@@ -4,7 +4,8 @@ import abc
 import dataclasses
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .._configs import Config
 
@@ -25,7 +26,8 @@ class Run(abc.ABC):
         """The loss of the current model on the first batch, dropout off.
 
         Read through the library's own forward pass: after the same number of steps, all
-        contenders must agree on it.
+        contenders must agree on it. BatchNorm takes the batch's own mean and variance, so that no
+        library's way of averaging them comes in.
         """
 
 
@@ -38,18 +40,27 @@ class Contender:
         module: The file in this folder that builds it.
         about: What it is, for the docs.
         function: The function in that file that takes a `Config` and returns a `Run`.
+        arguments: What else it takes.
         requires: Modules without which it is skipped.
         multiple: It can only run multiples of that many steps at full speed.
         ours: Whether it belongs in the smallest form, which has treadle and the floors only.
+        unsuited: The kinds of model that it is not made for, and why.
     """
 
     name: str
     module: str
     about: str
     function: str = "build"
+    arguments: tuple[Any, ...] = ()
     requires: tuple[str, ...] = ()
     multiple: int = 1
     ours: bool = False
+    unsuited: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def obstacle(self, config: Config) -> str | None:
+        """Why it cannot take part, if it cannot."""
+        missing = self.missing()
+        return self.unsuited.get(config.kind) if missing is None else f"{missing} is not installed"
 
     def missing(self) -> str | None:
         """The first module it needs that is not installed."""
@@ -61,5 +72,5 @@ class Contender:
     def build(self, config: Config) -> Run:
         """Imports the library, makes the model and its optimizer."""
         module = importlib.import_module(f"benchmarks.contenders.{self.module}")
-        builder: Callable[[Config], Run] = getattr(module, self.function)
-        return builder(config)
+        builder: Callable[..., Run] = getattr(module, self.function)
+        return builder(config, *self.arguments)

@@ -1,11 +1,28 @@
 """Every contender there is: adding one means a file in this folder and an entry here."""
 
-from .._configs import STEPS_PER_CALL
+from .._configs import ENSEMBLE_SIZE, STEPS_PER_CALL
 from ._base import Contender
 
+_TREADLE = ("treadle",)
 _FLAX = ("flax",)
 _KLAX = ("klax",)
 _LIGHTNING = ("torch", "lightning")
+_NO_STATE = {"resnet": "its step hands on no state of the model"}
+
+# Each is `step(state, batch)` with one option more than none of them.
+_OPTIONS = {
+    "plain": '`nonfinite="ignore"`, and nothing else',
+    "raise": '`nonfinite="raise"`, the default',
+    "skip": '`nonfinite="skip"`',
+    "ema": "`ema=0.999`",
+    "bf16": '`precision="bf16"`',
+    "fp16": '`precision="fp16"`, its loss scaled',
+    "bf16-params": "parameters in bfloat16, rounded stochastically",
+    "accumulate-4": "`accumulate=4`",
+    "undonated": "`donate=False`",
+    "half": "`trainable` the later half of the arrays",
+    "hyperparams": "`optax.inject_hyperparams(optax.adamw)`",
+}
 
 CONTENDERS = {
     contender.name: contender
@@ -27,7 +44,8 @@ CONTENDERS = {
         Contender(
             "floor-scan",
             "floor_scan",
-            "`lax.scan` over 50 steps of the floor, on batches that lie stacked in memory",
+            "`lax.scan` over 50 steps of the floor (*resnet*: 10, unrolled), on batches that lie "
+            "stacked in memory",
             multiple=STEPS_PER_CALL,
             ours=True,
         ),
@@ -43,31 +61,31 @@ CONTENDERS = {
             "treadle-step",
             "treadle_step",
             "the user's own loop over `step(state, batch)`",
-            requires=("treadle",),
+            requires=_TREADLE,
             ours=True,
         ),
         Contender(
             "treadle-fit",
             "treadle_fit",
             "`fit` with its progress bar and JSONL logging every 10 steps",
-            requires=("treadle",),
+            requires=_TREADLE,
             ours=True,
         ),
         Contender(
             "treadle-fit-50",
             "treadle_fit",
-            "the same with `steps_per_call=50`",
+            "the same with `steps_per_call=50` (*resnet*: 10)",
             function="build_fused",
-            requires=("treadle",),
+            requires=_TREADLE,
             multiple=STEPS_PER_CALL,
             ours=True,
         ),
         Contender(
             "treadle-scan",
             "treadle_step",
-            "`step.scan` over 50 batches that lie stacked in memory",
+            "`step.scan` over 50 batches (*resnet*: 10) that lie stacked in memory",
             function="build_scan",
-            requires=("treadle",),
+            requires=_TREADLE,
             multiple=STEPS_PER_CALL,
             ours=True,
         ),
@@ -102,13 +120,20 @@ CONTENDERS = {
             requires=_FLAX,
         ),
         Contender("haiku", "haiku_loop", "Haiku under `jax.jit`", requires=("haiku",)),
-        Contender("klax", "klax_fit", "`klax.fit` without its logger", requires=_KLAX),
+        Contender(
+            "klax",
+            "klax_fit",
+            "`klax.fit` without its logger",
+            requires=_KLAX,
+            unsuited=_NO_STATE,
+        ),
         Contender(
             "klax-logged",
             "klax_fit",
             "`klax.fit` logging every 10 steps, with its progress bar",
             function="build_logged",
             requires=(*_KLAX, "tqdm"),
+            unsuited=_NO_STATE,
         ),
         Contender("keras", "keras_fit", "Keras 3 on JAX, `fit`, silent", requires=("keras",)),
         Contender(
@@ -146,6 +171,57 @@ CONTENDERS = {
             "PyTorch, eager, AdamW fused",
             function="build_fused",
             requires=("torch",),
+        ),
+        *(
+            Contender(
+                f"step-{option}",
+                "treadle_options",
+                f"`step(state, batch)`: {about}",
+                arguments=(option,),
+                requires=_TREADLE,
+                ours=True,
+            )
+            for option, about in _OPTIONS.items()
+        ),
+        Contender(
+            "floor-members",
+            "floor_members",
+            "32 models, one after another through one compiled floor",
+            arguments=(ENSEMBLE_SIZE,),
+            ours=True,
+        ),
+        Contender(
+            "floor-vmap",
+            "floor_members",
+            "`jax.vmap` of the floor over 32 models, by hand",
+            function="build_mapped",
+            arguments=(ENSEMBLE_SIZE,),
+            ours=True,
+        ),
+        Contender(
+            "equinox-members",
+            "equinox_loop",
+            "32 models, one after another through one hand-written `eqx.filter_jit`",
+            function="build_members",
+            arguments=(ENSEMBLE_SIZE,),
+        ),
+        Contender(
+            "treadle-ensemble",
+            "treadle_ensemble",
+            "`treadle.ensemble(step, 32)`: one program",
+            arguments=(ENSEMBLE_SIZE,),
+            requires=_TREADLE,
+            ours=True,
+        ),
+        Contender(
+            "treadle-ensemble-scan",
+            "treadle_ensemble",
+            "its `scan` over 50 batches that lie stacked in memory",
+            function="build_scan",
+            arguments=(ENSEMBLE_SIZE,),
+            requires=_TREADLE,
+            multiple=STEPS_PER_CALL,
+            ours=True,
         ),
     )
 }

@@ -30,16 +30,18 @@ def _model_and_optimizer(config: Config):
     return model, nnx.Optimizer(model, transform, wrt=nnx.Param)
 
 
-def _loss(model, batch) -> float:
+def _loss(model, config: Config) -> float:
     model = nnx.clone(model)
-    model.eval()
-    return float(_batch_loss(model, *batch)[0])
+    if not config.stateful:
+        model.eval()
+    return float(_batch_loss(model, *_configs.batches(config)[0])[0])
 
 
 class NnxLoop(Run):
     """The step as NNX's own examples have it: the model is mutated in place."""
 
     def __init__(self, config: Config, cached: bool):
+        self.config = config
         self.model, self.optimizer = _model_and_optimizer(config)
         self.batches = _configs.batches(config)
         if cached:
@@ -57,13 +59,14 @@ class NnxLoop(Run):
         jax.block_until_ready(jax.tree.leaves((nnx.state(self.model), nnx.state(self.optimizer))))
 
     def loss(self) -> float:
-        return _loss(self.model, self.batches[0])
+        return _loss(self.model, self.config)
 
 
 class NnxSplit(Run):
     """The model and optimizer split once; the arrays go through a donated `jax.jit`."""
 
     def __init__(self, config: Config):
+        self.config = config
         self.graphdef, self.state = nnx.split(_model_and_optimizer(config))
         self.batches = _configs.batches(config)
         graphdef = self.graphdef
@@ -83,7 +86,7 @@ class NnxSplit(Run):
 
     def loss(self) -> float:
         model, _ = nnx.merge(self.graphdef, self.state)
-        return _loss(model, self.batches[0])
+        return _loss(model, self.config)
 
 
 def build(config: Config) -> Run:

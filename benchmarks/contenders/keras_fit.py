@@ -16,6 +16,7 @@ class KerasFit(Run):
     """`model.fit` on a generator of batches; `logged` adds its progress bar."""
 
     def __init__(self, config: Config, steps_per_execution: int, logged: bool):
+        self.config = config
         self.model = _keras.model(config, _configs.weights(config))
         self.batches = _configs.batches(config)
         self.verbose = 1 if logged else 0
@@ -37,7 +38,8 @@ class KerasFit(Run):
 
     def loss(self) -> float:
         inputs, labels = self.batches[0]
-        logits = self.model(inputs, training=False)
+        # By the batch itself BatchNorm moves its running averages, which training never reads.
+        logits = self.model(inputs, training=self.config.stateful)
         losses = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, logits)
         return float(losses)
 

@@ -45,6 +45,7 @@ class LightningFit(Run):
     """`Trainer.fit` on a list of batches; `logged` adds its progress bar and a CSV log."""
 
     def __init__(self, config: Config, logged: bool):
+        self.config = config
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="lightning")
         self.module = Module(_torch.model(config, _configs.weights(config)), logged)
@@ -69,7 +70,7 @@ class LightningFit(Run):
             trainer.fit(self.module, loader)
 
     def loss(self) -> float:
-        return torch_loss(self.module.model, self.batches[0])
+        return torch_loss(self.module.model, self.config)
 
 
 def build(config: Config) -> Run:

@@ -1,5 +1,7 @@
 """PyTorch, eager: the loop of its tutorials, with AdamW as it comes and with AdamW fused."""
 
+import copy
+
 import torch
 
 from .. import _configs
@@ -12,6 +14,7 @@ class TorchLoop(Run):
     """Forward, backward, step. Computation on the CPU is synchronous: nothing to wait for."""
 
     def __init__(self, config: Config, fused: bool):
+        self.config = config
         self.model = _torch.model(config, _configs.weights(config))
         self.batches = _configs.batches(config)
         self.optimizer = torch.optim.AdamW(
@@ -34,13 +37,13 @@ class TorchLoop(Run):
             optimizer.step()
 
     def loss(self) -> float:
-        return torch_loss(self.model, self.batches[0])
+        return torch_loss(self.model, self.config)
 
 
-def torch_loss(model, batch) -> float:
-    """The model's loss on a batch, dropout off."""
-    model.eval()
-    inputs, labels = (torch.from_numpy(array) for array in batch)
+def torch_loss(model, config: Config) -> float:
+    """The model's loss on the first batch, dropout off, BatchNorm by the batch itself."""
+    model = copy.deepcopy(model).train(config.stateful)
+    inputs, labels = (torch.from_numpy(array) for array in _configs.batches(config)[0])
     with torch.no_grad():
         return float(torch.nn.functional.cross_entropy(model(inputs), labels.long()))
 

@@ -11,20 +11,19 @@ import treadle.callbacks
 import treadle.track
 
 from .. import _configs
-from .._configs import STEPS_PER_CALL, Config
-from ..models import _equinox
+from .._configs import Config
 from ._base import Run
-from .treadle_step import make_step, state_loss
+from .treadle_step import first_state, make_step, state_loss
 
 
 class Fit(Run):
     """`fit` on a stream of batches, to a file that is new every time."""
 
     def __init__(self, config: Config, steps_per_call: int):
-        model = _equinox.model(config, _configs.weights(config))
+        self.config = config
         self.batches = _configs.batches(config)
-        self.step = make_step()
-        self.state = self.step.init(model, key=jax.random.key(0))
+        self.step = make_step(config)
+        self.state = first_state(self.step, config)
         self.steps_per_call = steps_per_call
 
     def run(self, num_steps: int, callbacks: Sequence[treadle.Callback] = ()) -> None:
@@ -42,7 +41,7 @@ class Fit(Run):
         jax.block_until_ready(self.state)
 
     def loss(self) -> float:
-        return state_loss(self.state, self.batches[0])
+        return state_loss(self.state, self.config)
 
 
 class StepTimes(treadle.Callback):
@@ -60,4 +59,4 @@ def build(config: Config) -> Run:
 
 
 def build_fused(config: Config) -> Run:
-    return Fit(config, steps_per_call=STEPS_PER_CALL)
+    return Fit(config, steps_per_call=config.steps_per_call)

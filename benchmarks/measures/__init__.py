@@ -1,10 +1,12 @@
 """What can be measured; each file has `measure`, `tables` and `goals`."""
 
-from . import dispatch, gc, keys, loop, memory, startup
+from . import dispatch, ensemble, gc, keys, loop, memory, startup, step
 
 MEASURES = {
     "dispatch": dispatch,
     "loop": loop,
+    "step": step,
+    "ensemble": ensemble,
     "memory": memory,
     "startup": startup,
     "gc": gc,

@@ -20,16 +20,12 @@ _STEPS = 4
 
 def aliased(config: str) -> dict[str, dict[str, int]]:
     """Bytes of the state, and how many of them the compiled step gives back in place."""
-    import treadle
-
-    from ..contenders.treadle_step import make_step
+    from ..contenders.treadle_step import first_state, make_step
 
     chosen = CONFIGS[config]
     batch = _configs.batches(chosen)[0]
-    step = make_step()
-    model = _equinox.model(chosen, _configs.weights(chosen))
-    state: treadle.TrainState = step.init(model, key=jax.random.key(0))
-    compiled = step.compile(state, batch)
+    step = make_step(chosen)
+    compiled = step.compile(first_state(step, chosen), batch)
     flat = floor.Flat(chosen, _configs.weights(chosen))
     program = jax.jit(floor.full_program(flat), donate_argnums=0)
     floors = program.lower(flat.leaves, *batch).compile().memory_analysis()
@@ -91,7 +87,7 @@ def _treadle(owned: list, config: Config, batches: list) -> None:
 
     from ..contenders.treadle_step import make_step
 
-    step = make_step()
+    step = make_step(config)
     state = step.init(owned.pop(), key=jax.random.key(0), copy=False)
     stream = _configs.stream(batches, _STEPS)
     state, _ = treadle.fit(step, state, stream, num_steps=_STEPS)

@@ -4,16 +4,22 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from .._configs import CONFIGS
+from .._configs import CONFIGS, RACES
 from .._options import Options
 from .._race import race
 from .._statistics import ratio, spread
 from .._table import Table, number, with_range
 
 
-def measure(names: Sequence[str], options: Options, console: Console) -> dict:
-    """Races on every configuration asked for; the smallest form has the first only."""
-    chosen = options.configs or (("tiny",) if options.smoke else tuple(CONFIGS))
+def measure(
+    names: Sequence[str],
+    options: Options,
+    console: Console,
+    configs: Sequence[str] = RACES,
+    smallest: str = "tiny",
+) -> dict:
+    """Races on every configuration asked for, or else `configs`; the smallest form has one only."""
+    chosen = options.configs or ((smallest,) if options.smoke else tuple(configs))
     unknown = sorted(set(chosen) - set(CONFIGS))
     if unknown:
         raise ValueError(f"`--config` names {', '.join(unknown)}; there are {', '.join(CONFIGS)}.")
@@ -49,8 +55,13 @@ def table(data: dict, config: str, title: str, floors: Sequence[str], ours: Sequ
         row += [with_range(ratio(mine, rates(data, config, floor))) for floor in floors]
         row += [number(ratio(rates(data, config, own), mine).median) for own in ours]
         rows.append([*row, f"{found['loss_after']:.4f}"])
-    notes = []
-    if raced["skipped"]:
-        listed = "; ".join(f"{name} ({why})" for name, why in raced["skipped"].items())
-        notes.append(f"Skipped: {listed}.")
-    return Table(title, columns, rows, notes)
+    return Table(title, columns, rows, notes(data, config))
+
+
+def notes(data: dict, config: str) -> list[str]:
+    """Who was left out, and why."""
+    skipped = data["configs"][config]["skipped"]
+    if not skipped:
+        return []
+    listed = "; ".join(f"{name} ({why})" for name, why in skipped.items())
+    return [f"Skipped: {listed}."]

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from .._configs import CONFIGS
+from .._configs import RACES
 from .._options import Options
 from .._process import Worker
 from .._statistics import ratio, spread
@@ -19,7 +19,7 @@ _SMALL = 1024
 
 def measure(options: Options, console: Console) -> dict:
     """The compiled programs' own figures, then the high-water mark of fresh processes."""
-    configs = ("tiny",) if options.smoke else tuple(CONFIGS)
+    configs = ("tiny",) if options.smoke else RACES
     with Worker() as worker:
         aliased = {name: worker.call(f"{_CHILD}:aliased", config=name) for name in configs}
     width = _SMALL if options.smoke else _GIGABYTE

@@ -1,13 +1,15 @@
 """The models in `equinox.nn` layers: what treadle, the hand-written loop and klax train."""
 
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._configs import NUM_CLASSES, Config, Weights
+from .._configs import NUM_CLASSES, Config, Pair, Weights
 from ._on_device import on_device
 
 
@@ -101,6 +103,97 @@ class Transformer(eqx.Module):
         return self.head(jnp.mean(jax.vmap(self.norm)(x), axis=0))
 
 
-def model(config: Config, weights: Weights) -> eqx.Module:
-    """The configuration's model, holding `weights`."""
+class ConvNorm(eqx.Module):
+    """A convolution without bias, and BatchNorm over the examples."""
+
+    conv: eqx.nn.Conv2d
+    norm: eqx.nn.BatchNorm
+
+    def __init__(self, weights: Weights, name: str, stride: int = 1):
+        kernel = on_device(weights[f"{name}/conv/weight"])
+        width, channels, side, _ = kernel.shape
+        conv = eqx.nn.Conv2d(
+            channels, width, side, stride, side // 2, use_bias=False, key=jax.random.key(0)
+        )
+        self.conv = eqx.tree_at(lambda x: x.weight, conv, kernel)
+        self.norm = eqx.nn.BatchNorm(width, "batch", mode="batch")
+
+    def __call__(
+        self, x: Float[Array, "channels height width"], state: eqx.nn.State
+    ) -> tuple[Float[Array, "_ _ _"], eqx.nn.State]:
+        return self.norm(self.conv(x), state)
+
+
+class ResidualBlock(eqx.Module):
+    """Two convolutions beside a shortcut, which is one itself where the shape changes."""
+
+    first: ConvNorm
+    second: ConvNorm
+    skip: ConvNorm | None
+
+    def __init__(self, weights: Weights, name: str):
+        changes = f"{name}/skip/conv/weight" in weights
+        stride = 2 if changes else 1
+        self.first = ConvNorm(weights, f"{name}/first", stride)
+        self.second = ConvNorm(weights, f"{name}/second")
+        self.skip = ConvNorm(weights, f"{name}/skip", stride) if changes else None
+
+    def __call__(
+        self, x: Float[Array, "channels height width"], state: eqx.nn.State
+    ) -> tuple[Float[Array, "_ _ _"], eqx.nn.State]:
+        hidden, state = self.first(x, state)
+        hidden, state = self.second(jax.nn.relu(hidden), state)
+        if self.skip is not None:
+            x, state = self.skip(x, state)
+        return jax.nn.relu(x + hidden), state
+
+
+class ResNet(eqx.Module):
+    """Residual blocks over a small image, then the class of its mean pixel."""
+
+    stem: ConvNorm
+    blocks: list[ResidualBlock]
+    head: eqx.nn.Linear
+
+    def __init__(self, config: Config, weights: Weights):
+        self.stem = ConvNorm(weights, "stem")
+        self.blocks = [ResidualBlock(weights, f"blocks/{i}") for i in range(config.depth)]
+        self.head = _linear(weights, "head")
+
+    def __call__(
+        self, x: Float[Array, "1 height width"], state: eqx.nn.State
+    ) -> tuple[Float[Array, " classes"], eqx.nn.State]:
+        x, state = self.stem(x, state)
+        x = jax.nn.relu(x)
+        for block in self.blocks:
+            x, state = block(x, state)
+        return self.head(jnp.mean(x, axis=(1, 2))), state
+
+
+def model(config: Config, weights: Weights) -> Any:
+    """The configuration's model, holding `weights`; a stateful one in a pair with its state."""
+    if config.stateful:
+        return eqx.nn.make_with_state(ResNet)(config, weights)
     return (MLP if config.kind == "mlp" else Transformer)(config, weights)
+
+
+def batched(model: Any, model_state: eqx.nn.State, inputs: Array) -> tuple[Array, eqx.nn.State]:
+    """Logits of a whole batch by a stateful model, and its next state."""
+    return jax.vmap(model, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(
+        inputs, model_state
+    )
+
+
+@eqx.filter_jit
+def _losses(model: Any, model_state: eqx.nn.State | None, inputs: Array, labels: Array) -> Array:
+    model = eqx.nn.inference_mode(model, value=model_state is None)
+    if model_state is None:
+        logits = jax.vmap(model)(inputs)
+    else:
+        logits, _ = batched(model, model_state, inputs)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def loss(model: Any, model_state: eqx.nn.State | None, batch: Pair) -> float:
+    """A model's loss on a batch, dropout off, BatchNorm by the batch itself."""
+    return float(jnp.mean(_losses(model, model_state, *batch)))

@@ -9,6 +9,11 @@ from jaxtyping import Array
 from .._configs import Config
 
 Forward = Callable[[dict[str, Array], Array, Array | None], Array]
+# Of a stateful model: `(weights, averages, inputs) -> (logits, averages)`, on a whole batch.
+StatefulForward = Callable[[dict[str, Array], list[Array], Array], tuple[Array, list[Array]]]
+
+_MOMENTUM = 0.99
+_LEAVES = ("weight", "bias")
 
 
 def linear(weights: dict[str, Array], name: str, x: Array) -> Array:
@@ -76,3 +81,47 @@ def forward(config: Config) -> Forward:
     With a `key` of `None` dropout is off. On a batch one key draws the masks of all examples.
     """
     return _mlp(config) if config.kind == "mlp" else _transformer(config)
+
+
+def averages(weights: dict[str, Array]) -> list[Array]:
+    """A stateful model's first running means and variances, a pair for each BatchNorm."""
+    scales = [array for name, array in weights.items() if name.endswith("norm/weight")]
+    return [made(scale.shape) for scale in scales for made in (jnp.zeros, jnp.ones)]
+
+
+def _conv_norm(
+    weights: dict[str, Array], name: str, x: Array, stride: int
+) -> tuple[Array, list[Array]]:
+    """A convolution and BatchNorm, channels first; and the batch's mean and variance."""
+    kernel = weights[f"{name}/conv/weight"]
+    border = kernel.shape[-1] // 2
+    x = jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(border, border)] * 2)
+    mean = jnp.mean(x, axis=(0, 2, 3), keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axis=(0, 2, 3), keepdims=True)
+    scale, shift = (weights[f"{name}/norm/{leaf}"].reshape(mean.shape) for leaf in _LEAVES)
+    normed = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * scale + shift
+    return normed, [mean.reshape(-1), variance.reshape(-1)]
+
+
+def stateful_forward(config: Config) -> StatefulForward:
+    """The function of a model with BatchNorm, in training."""
+
+    def forward(weights, averages, inputs):
+        x, seen = _conv_norm(weights, "stem", inputs, 1)
+        x = jax.nn.relu(x)
+        for index in range(config.depth):
+            block = f"blocks/{index}"
+            stride = 2 if f"{block}/skip/conv/weight" in weights else 1
+            hidden, first = _conv_norm(weights, f"{block}/first", x, stride)
+            hidden, second = _conv_norm(weights, f"{block}/second", jax.nn.relu(hidden), 1)
+            seen += first + second
+            if stride != 1:
+                x, skip = _conv_norm(weights, f"{block}/skip", x, stride)
+                seen += skip
+            x = jax.nn.relu(x + hidden)
+        moved = [
+            _MOMENTUM * old + (1 - _MOMENTUM) * new for old, new in zip(averages, seen, strict=True)
+        ]
+        return linear(weights, "head", jnp.mean(x, axis=(2, 3))), moved
+
+    return forward

@@ -33,6 +33,27 @@ def _transformer(config: Config, x):
     return keras.layers.Dense(NUM_CLASSES, name="head")(keras.ops.mean(x, axis=-2))
 
 
+def _conv_norm(name: str, x, width: int, side: int = 3, stride: int = 1):
+    layers = keras.layers
+    x = layers.ZeroPadding2D(side // 2)(x) if side > 1 else x
+    x = layers.Conv2D(width, side, stride, use_bias=False, name=f"{name}-conv")(x)
+    return layers.BatchNormalization(momentum=0.99, epsilon=1e-5, name=f"{name}-norm")(x)
+
+
+def _resnet(config: Config, x):
+    x = keras.layers.Reshape((*config.input_shape[1:], 1))(x)  # Channels last, as Keras has them.
+    x = keras.ops.relu(_conv_norm("stem", x, config.width))
+    for index, width in enumerate(config.block_widths):
+        name = f"blocks-{index}"
+        stride = 1 if x.shape[-1] == width else 2
+        hidden = keras.ops.relu(_conv_norm(f"{name}-first", x, width, stride=stride))
+        hidden = _conv_norm(f"{name}-second", hidden, width)
+        if stride != 1:
+            x = _conv_norm(f"{name}-skip", x, width, side=1, stride=stride)
+        x = keras.ops.relu(x + hidden)
+    return keras.layers.Dense(NUM_CLASSES, name="head")(keras.ops.mean(x, axis=(-3, -2)))
+
+
 def _attention_weights(config: Config, weights: Weights, name: str) -> list:
     width, heads = config.width, config.num_heads
     found = []
@@ -46,12 +67,17 @@ def _attention_weights(config: Config, weights: Weights, name: str) -> list:
 def model(config: Config, weights: Weights) -> keras.Model:
     """The configuration's model, holding `weights`."""
     inputs = keras.Input(config.input_shape)
-    outputs = (_mlp if config.kind == "mlp" else _transformer)(config, inputs)
+    function = {"mlp": _mlp, "transformer": _transformer, "resnet": _resnet}[config.kind]
+    outputs = function(config, inputs)
     built = keras.Model(inputs, outputs)
     for layer in built.layers:
         name = layer.name.replace("-", "/")
         if name.endswith("attention"):
             layer.set_weights(_attention_weights(config, weights, name))
+        elif name.endswith("conv"):
+            layer.set_weights([weights[f"{name}/weight"].transpose(2, 3, 1, 0)])
         elif f"{name}/weight" in weights:
-            layer.set_weights([weights[f"{name}/weight"].T, weights[f"{name}/bias"]])
+            first = [weights[f"{name}/weight"].T, weights[f"{name}/bias"]]
+            # What is no weight (BatchNorm's running averages) stays as it is.
+            layer.set_weights(first + layer.get_weights()[2:])
     return built

@@ -70,6 +70,57 @@ class Transformer(nnx.Module):
         return self.head(jnp.mean(self.norm(x), axis=-2))
 
 
+class ConvNorm(nnx.Module):
+    def __init__(self, weights: Weights, name: str, stride: int, rngs: nnx.Rngs):
+        kernel = weights[f"{name}/conv/weight"].transpose(2, 3, 1, 0)
+        *sides, channels, width = kernel.shape
+        self.conv = nnx.Conv(
+            channels,
+            width,
+            tuple(sides),
+            stride,
+            padding=[(side // 2, side // 2) for side in sides],
+            use_bias=False,
+            rngs=rngs,
+        )
+        self.conv.kernel.set_value(jnp.array(kernel))
+        self.norm = nnx.BatchNorm(width, momentum=0.99, epsilon=1e-5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.conv(x))
+
+
+class ResidualBlock(nnx.Module):
+    def __init__(self, weights: Weights, name: str, rngs: nnx.Rngs):
+        changes = f"{name}/skip/conv/weight" in weights
+        stride = 2 if changes else 1
+        self.first = ConvNorm(weights, f"{name}/first", stride, rngs)
+        self.second = ConvNorm(weights, f"{name}/second", 1, rngs)
+        self.skip = ConvNorm(weights, f"{name}/skip", stride, rngs) if changes else None
+
+    def __call__(self, x):
+        hidden = self.second(nnx.relu(self.first(x)))
+        if self.skip is not None:
+            x = self.skip(x)
+        return nnx.relu(x + hidden)
+
+
+class ResNet(nnx.Module):
+    def __init__(self, config: Config, weights: Weights, rngs: nnx.Rngs):
+        self.stem = ConvNorm(weights, "stem", 1, rngs)
+        blocks = [ResidualBlock(weights, f"blocks/{i}", rngs) for i in range(config.depth)]
+        self.blocks = nnx.List(blocks)
+        self.head = _linear(weights, "head", rngs)
+
+    def __call__(self, x):
+        x = x.reshape(-1, *x.shape[2:], 1)  # Channels last, as Flax has them.
+        x = nnx.relu(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(jnp.mean(x, axis=(-3, -2)))
+
+
 def model(config: Config, weights: Weights) -> nnx.Module:
     """The configuration's model, holding `weights`."""
-    return (MLP if config.kind == "mlp" else Transformer)(config, weights, nnx.Rngs(0))
+    made = {"mlp": MLP, "transformer": Transformer, "resnet": ResNet}[config.kind]
+    return made(config, weights, nnx.Rngs(0))

@@ -64,9 +64,47 @@ class Transformer(nn.Module):
         return self.head(self.norm(x).mean(dim=-2))
 
 
+class ConvNorm(nn.Module):
+    def __init__(self, channels: int, width: int, side: int, stride: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, side, stride, padding=side // 2, bias=False)
+        self.norm = nn.BatchNorm2d(width, momentum=0.01)
+
+    def forward(self, x):
+        return self.norm(self.conv(x))
+
+
+class ResidualBlock(nn.Module):
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        stride = 1 if width == channels else 2
+        self.first = ConvNorm(channels, width, 3, stride)
+        self.second = ConvNorm(width, width, 3)
+        self.skip = nn.Identity() if stride == 1 else ConvNorm(channels, width, 1, stride)
+
+    def forward(self, x):
+        hidden = self.second(torch.relu(self.first(x)))
+        return torch.relu(self.skip(x) + hidden)
+
+
+class ResNet(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        widths = (config.width, *config.block_widths)
+        self.stem = ConvNorm(1, config.width, 3)
+        self.blocks = nn.Sequential(*[ResidualBlock(a, b) for a, b in itertools.pairwise(widths)])
+        self.head = nn.Linear(widths[-1], NUM_CLASSES)
+
+    def forward(self, x):
+        x = self.blocks(torch.relu(self.stem(x)))
+        return self.head(x.mean(dim=(-2, -1)))
+
+
 def model(config: Config, weights: Weights) -> nn.Module:
     """The configuration's model, holding `weights`."""
-    built = MLP(config) if config.kind == "mlp" else Transformer(config)
+    built = {"mlp": MLP, "transformer": Transformer, "resnet": ResNet}[config.kind](config)
     state = {name.replace("/", "."): torch.from_numpy(value) for name, value in weights.items()}
-    built.load_state_dict(state)
+    # What is no weight (BatchNorm's running averages) stays as it is.
+    averages = dict(built.named_buffers())
+    built.load_state_dict(state | averages)
     return built

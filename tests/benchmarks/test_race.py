@@ -88,6 +88,14 @@ def test_a_peer_that_is_missing_is_skipped_by_name(field):
     assert found["skipped"] == {"b": "no_such_module is not installed"}
 
 
+def test_a_peer_that_is_unsuited_is_skipped_with_the_reason(field):
+    names = field(contender("a"), contender("b", unsuited={"resnet": "it has no place for it"}))
+    found = _race.race(names, "resnet", Options(rounds=1), CONSOLE)
+    assert list(found["contenders"]) == ["a"]
+    assert found["skipped"] == {"b": "it has no place for it"}
+    assert list(_race.race(names, "tiny", Options(rounds=1), CONSOLE)["contenders"]) == ["a", "b"]
+
+
 def test_a_peer_that_fails_is_left_out_with_its_error(field):
     names = field(contender("a"), contender("broken"))
     found = _race.race(names, "tiny", Options(rounds=2, turns=1), CONSOLE)

@@ -9,7 +9,7 @@ from benchmarks._process import ROOT
 from benchmarks._statistics import Spread, ratio, spread
 from benchmarks._table import Goal, Table, goals_table, number, to_markdown, with_range
 from benchmarks.contenders import CONTENDERS
-from benchmarks.measures import MEASURES, dispatch, loop
+from benchmarks.measures import MEASURES, dispatch, ensemble, loop, step
 
 from benchmarks import _machine, _report
 
@@ -103,6 +103,70 @@ def test_race_goals(result):
     assert against.name == "leafy: treadle-fit ÷ equinox (the floor: 5.00)"
     # Who is not there has no goals.
     assert not any("klax" in name for name in found)
+
+
+def options_result(platform="cpu"):
+    raced = {
+        "contenders": {
+            "floor": entry(1050.0, 1050.0),
+            "step-plain": entry(1000.0, 1000.0),
+            "step-raise": entry(950.0, 950.0),
+            "step-ema": entry(800.0, 800.0),
+            "step-bf16": entry(500.0, 500.0, loss=1.1),
+        },
+        "skipped": {},
+    }
+    return {"configs": {"leafy": raced}, "platform": platform}
+
+
+def test_options_table_and_goals():
+    (table,) = step.tables(options_result())
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["step-raise"] == (
+        '`nonfinite="raise"`, the default',
+        "950",
+        "1.05",
+        "≤ 1.10",
+        "1.0000",
+    )
+    assert rows["step-bf16"] == ('`precision="bf16"`', "500", "2.00", "", "1.1000")
+    found = {goal.name: goal for goal in step.goals(options_result())}
+    assert {name: goal.met for name, goal in found.items()} == {
+        "leafy: time of step-raise ÷ step-plain": True,
+        "leafy: time of step-ema ÷ step-plain": False,
+    }
+    assert found["leafy: time of step-ema ÷ step-plain"].measured == 1.25
+
+
+def test_bfloat16_has_a_goal_where_the_machine_has_it():
+    (goal,) = [goal for goal in step.goals(options_result("cuda")) if "bf16" in goal.name]
+    assert (goal.bound, goal.measured, goal.met) == (1.0, 2.0, False)
+
+
+def test_every_option_is_raced():
+    assert step.PLAIN in step.OPTIONS
+    assert {f"step-{name}" for name in ("raise", "skip", "ema", "fp16")} < set(step.OPTIONS)
+
+
+def test_ensemble_table_and_goals():
+    raced = {
+        "contenders": {
+            "floor-members": entry(10.0, 10.0),
+            "floor-vmap": entry(60.0, 60.0),
+            "equinox-members": entry(2.0, 2.0),
+            "treadle-ensemble": entry(45.0, 45.0),
+        },
+        "skipped": {},
+    }
+    data = {"configs": {"small": raced}}
+    (table,) = ensemble.tables(data)
+    assert table.columns[1:4] == ["member-steps/s", "÷ floor-members", "÷ equinox-members"]
+    # 32 members, each 45 steps a second.
+    assert table.rows[-1] == ["treadle-ensemble", "1,440", "4.50", "22.5", "1.0000"]
+    assert {goal.name: (goal.measured, goal.met) for goal in ensemble.goals(data)} == {
+        "small: treadle-ensemble ÷ floor-members (floor-vmap: 6.00)": (4.5, False),
+        "small: treadle-ensemble ÷ equinox-members (floor-vmap: 30.0)": (22.5, True),
+    }
 
 
 def test_the_page_is_renewed_between_its_marks_only(result, tmp_path):
