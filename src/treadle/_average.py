@@ -1,5 +1,7 @@
 """The averaged model: an exponential moving average that is right from the first step on."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
@@ -26,11 +28,12 @@ def averaged(
     References:
         Kingma and Ba, "Adam", ICLR 2015, arXiv:1412.6980, section 3.
     """
-    decay_to_the_t = jnp.log(jnp.float32(decay)) * updates.astype(jnp.float32)
-    # 1 - decay**t, without losing digits where t is small and decay close to 1.
-    weight = jnp.float32(1 - decay) / -jnp.expm1(decay_to_the_t)
 
     def step(old: Array, new: Array) -> Array:
-        return old + weight.astype(old.real.dtype) * (new - old)
+        dtype = old.real.dtype
+        # 1 - decay**t without losing digits where decay is close to 1: rounded to float32, 0.9999
+        # is off by 0.0003 of its distance to 1. Hence the logarithm on the host.
+        below_one = -jnp.expm1(dtype.type(math.log(decay)) * updates.astype(dtype))
+        return old + dtype.type(1 - decay) / below_one * (new - old)
 
     return jax.tree.map(step, average, widened(model))

@@ -211,6 +211,7 @@ def _initial_parts(spec: StepSpec, made: Any, model_state: Any, key: PRNGKey, co
         opt_state=jax.tree.unflatten(treedef, leaves),
         model_state=model_state,
         ema_model=None if spec.ema is None else jax.tree.map(copy_leaf, widened(trained)),
+        ema_updates=None if spec.ema is None else jnp.zeros((), jnp.int32),
         loss_scale=None if policy is None else initial_scale(policy),
         skipped=jnp.zeros((), jnp.int32) if spec.counts_skipped else None,
         active=None,

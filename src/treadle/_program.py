@@ -111,20 +111,22 @@ def advance(spec: StepSpec, parts: Parts, batch: Batch, args: Args | None) -> tu
         norm = tree_norm(gradient.grads)
     updated, opt_state = _update(spec, parts, trainable, gradient, loss)
     health = _Health.of(spec, parts, gradient, norm)
-    updates = parts.step + 1 if parts.skipped is None else parts.step + 1 - parts.skipped
-    ema_model = parts.ema_model
+    average = (parts.ema_model, parts.ema_updates)
     if spec.ema is not None:
-        ema_model = averaged(ema_model, updated, spec.ema, updates)
-    new = (updated, opt_state, gradient.model_state, ema_model)
-    old = (trainable, parts.opt_state, parts.model_state, parts.ema_model)
+        # A count of its own: not every step updates, and `state.step` can be set.
+        updates = parts.ema_updates + 1
+        average = (averaged(parts.ema_model, updated, spec.ema, updates), updates)
+    new = (updated, opt_state, gradient.model_state, average)
+    old = (trainable, parts.opt_state, parts.model_state, (parts.ema_model, parts.ema_updates))
     if health.counts is not None:
         new = _select(health.counts, new, old)
-    updated, opt_state, model_state, ema_model = new
+    updated, opt_state, model_state, (ema_model, ema_updates) = new
     advanced = Parts(
         model=eqx.combine(updated, frozen),
         opt_state=opt_state,
         model_state=model_state,
         ema_model=ema_model,
+        ema_updates=ema_updates,
         loss_scale=health.loss_scale,
         skipped=health.skipped,
         active=parts.active,

@@ -71,6 +71,7 @@ class Parts(NamedTuple):
     opt_state: Any
     model_state: Any
     ema_model: Any
+    ema_updates: Any
     loss_scale: Any
     skipped: Any
     active: Any
