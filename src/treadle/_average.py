@@ -4,14 +4,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Inexact, Int, PyTree
 
 from ._precision import widened
 
 
 def averaged(
     average: PyTree, model: PyTree, decay: float, updates: Int[Array, ""]
-) -> PyTree[Float[Array, "..."]]:
+) -> PyTree[Inexact[Array, "..."]]:
     """The average with one more model in it.
 
     After `t` updates it is `sum(decay**(t - i) * model_i) / sum(decay**(t - i))` over the models
@@ -34,6 +34,7 @@ def averaged(
         # 1 - decay**t without losing digits where decay is close to 1: rounded to float32, 0.9999
         # is off by 0.0003 of its distance to 1. Hence the logarithm on the host.
         below_one = -jnp.expm1(dtype.type(math.log(decay)) * updates.astype(dtype))
-        return old + dtype.type(1 - decay) / below_one * (new - old)
+        weight = dtype.type(1 - decay) / below_one
+        return old + weight.astype(old.dtype) * (new - old)
 
     return jax.tree.map(step, average, widened(model))

@@ -113,3 +113,15 @@ def computing(tree: PyTree, precision: Precision | None) -> PyTree:
     if precision.compute is None and precision.output is None:
         return tree
     return _convert(tree, precision)
+
+
+def computing_modules(tree: PyTree, precision: Precision | None) -> PyTree:
+    """The modules in a tree as `computing` has them; other arrays stay as they are.
+
+    What a loss takes besides its model may be a teacher, and may be numbers that it computes with.
+    """
+
+    def convert(node: Any) -> Any:
+        return computing(node, precision) if isinstance(node, eqx.Module) else node
+
+    return jax.tree.map(convert, tree, is_leaf=lambda node: isinstance(node, eqx.Module))

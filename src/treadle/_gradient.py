@@ -121,7 +121,8 @@ class LossOfBatch(NamedTuple):
         if loss.weighted and self.spec.accumulate > 1:
             factor = inverse_weight(loss.denominator) * self._num_losses()
         if loss_scale is not None:
-            factor = (1 if factor is None else factor) / loss_scale
+            unscaled = 1 / loss_scale
+            factor = unscaled if factor is None else factor * unscaled.astype(factor.dtype)
 
         def correct(grad: jax.Array) -> jax.Array:
             # JAX gives the conjugate of the direction in which a real loss ascends.

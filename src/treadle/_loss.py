@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ._casting import computing
+from ._casting import computing, computing_modules
 from ._custom_types import Args, Batch, LossFn, Model
 from ._errors import ArgumentTypeError, LossError
 from ._model_state import fresh, mapped_leaves, require_same_state
@@ -155,7 +155,7 @@ class LossCall:
                 state is not one state for all examples.
         """
         model = computing(model, self.precision)
-        extra = {} if args is None else {"args": computing(args, self.precision)}
+        extra = {} if args is None else {"args": computing_modules(args, self.precision)}
         if self.batched:
             return self._one(model, model_state, batch, key, extra)
 

@@ -44,6 +44,7 @@ class LossScale:
         maximum: Nor above.
 
     Raises:
+        ArgumentTypeError: What is no number.
         ArgumentValueError: A number out of its range.
 
     References:
@@ -52,14 +53,19 @@ class LossScale:
         initial scale, at which float16 can still hold a loss of 1.
     """
 
-    initial: float = 2.0**15
-    growth_factor: float = 2.0
-    backoff_factor: float = 0.5
-    growth_interval: int = 2_000
-    minimum: float = 1.0
-    maximum: float = 2.0**24
+    initial: Door[float] = 2.0**15
+    growth_factor: Door[float] = 2.0
+    backoff_factor: Door[float] = 0.5
+    growth_interval: Door[int] = 2_000
+    minimum: Door[float] = 1.0
+    maximum: Door[float] = 2.0**24
 
     def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+                raise ArgumentTypeError(
+                    f"`{name}` (={value!r}) is a {type(value).__name__}, not a number."
+                )
         rules = {
             "minimum": (self.minimum > 0, "must be positive"),
             "maximum": (
@@ -73,7 +79,7 @@ class LossScale:
             "growth_factor": (1 < self.growth_factor < np.inf, "must be more than 1"),
             "backoff_factor": (0 < self.backoff_factor < 1, "must lie between 0 and 1"),
             "growth_interval": (
-                self.growth_interval >= 1 and int(self.growth_interval) == self.growth_interval,
+                self.growth_interval >= 1 and self.growth_interval % 1 == 0,
                 "must be a whole number of at least 1",
             ),
         }

@@ -28,8 +28,12 @@ def next_scale(policy: LossScale, state: ScaleState, finite: Bool[Array, ""]) ->
     """The scale after a step whose scaled gradient was finite, or was not."""
     counted = state.finite_steps + 1
     grows = finite & (counted >= policy.growth_interval)
-    grown = jnp.minimum(state.scale * jnp.float32(policy.growth_factor), policy.maximum)
-    backed_off = jnp.maximum(state.scale * jnp.float32(policy.backoff_factor), policy.minimum)
+    grown = jnp.minimum(
+        state.scale * jnp.float32(policy.growth_factor), jnp.float32(policy.maximum)
+    )
+    backed_off = jnp.maximum(
+        state.scale * jnp.float32(policy.backoff_factor), jnp.float32(policy.minimum)
+    )
     scale = jnp.where(finite, jnp.where(grows, grown, state.scale), backed_off)
     return ScaleState(
         scale.astype(jnp.float32),
@@ -39,4 +43,4 @@ def next_scale(policy: LossScale, state: ScaleState, finite: Bool[Array, ""]) ->
 
 def is_lowest(policy: LossScale, state: ScaleState) -> Bool[Array, ""]:
     """Whether the scale cannot be backed off any more."""
-    return state.scale <= policy.minimum
+    return state.scale <= jnp.float32(policy.minimum)
