@@ -31,6 +31,10 @@ from ._precision import LossScale as LossScale
 from ._precision import Precision as Precision
 from ._state import TrainState as TrainState
 from ._step import TrainStep as TrainStep
+from ._sweep import Sweep as Sweep
+from ._sweep import SweepRow as SweepRow
+from ._sweep import SweepTable as SweepTable
+from ._sweep import sweep as sweep
 from ._weighted import Sum as Sum
 from ._weighted import Weighted as Weighted
 from ._weighted import ZeroWeightWarning as ZeroWeightWarning

@@ -1,12 +1,18 @@
 """`ensemble`: many runs trained by one program."""
 
-from ._checks import whole_number
+from ._checks import one_of, whole_number
 from ._custom_types import Door
 from ._errors import ArgumentTypeError
 from ._step import TrainStep
 
 
-def ensemble(step: Door[TrainStep], size: Door[int], *, shared_batches: bool = True) -> TrainStep:
+def ensemble(
+    step: Door[TrainStep],
+    size: Door[int],
+    *,
+    shared_batches: bool = True,
+    nonfinite: Door[str | None] = None,
+) -> TrainStep:
     """A step that trains many members at once: seeds, initialisations, hyperparameters.
 
     The members share one program (through `eqx.filter_vmap`), and nothing else: each has its own
@@ -26,10 +32,13 @@ def ensemble(step: Door[TrainStep], size: Door[int], *, shared_batches: bool = T
         size: The number of members.
         shared_batches: Whether all members get the same batch; with `False` every leaf of a batch
             is `(size, batch size, ...)`, and each member gets its own.
+        nonfinite: As for `TrainStep`, whose choice it is without this; or `"stop"`: a member whose
+            loss or gradient is NaN or infinite stands still from then on, as it was before, and
+            the others go on.
 
     Raises:
         ArgumentTypeError: `step` is not a `TrainStep`, or is an ensemble already.
-        ArgumentValueError: `size` is less than 1.
+        ArgumentValueError: `size` is less than 1, or `nonfinite` is none of those words.
 
     Example:
         >>> optimizer = optax.inject_hyperparams(optax.adamw)(learning_rate=1e-3)
@@ -48,4 +57,6 @@ def ensemble(step: Door[TrainStep], size: Door[int], *, shared_batches: bool = T
             f"`step` is an ensemble of {step.members} already: make one of the single step, with "
             f"all the members there are to be."
         )
-    return step._ensemble(whole_number("size", size), shared_batches)
+    if nonfinite is not None:
+        one_of("nonfinite", nonfinite, ("raise", "skip", "ignore", "stop"))
+    return step._ensemble(whole_number("size", size), shared_batches, nonfinite)

@@ -420,8 +420,8 @@ def predict(
 
     Args:
         model: A model that is called on one example, `model(x)`; or a state. A model whose layers
-            have a state is called `model(x, model_state)`, and the state it returns is dropped: hand
-            over the training state, or a pair `(model, model_state)`.
+            have a state is called `model(x, model_state)`, and what it returns as the next state is
+            dropped: hand over the training state, or a pair `(model, model_state)`.
         inputs: Arrays with a leading axis of examples, as many as fit into host memory.
         batch_size: How many go through the model at once; the last batch is filled up, so that one
             program serves all.

@@ -39,19 +39,25 @@ def _injected(opt_state: PyTree, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _injected(node.inner_state, path)
 
 
-def hyperparams_of(opt_state: PyTree) -> dict[str, Array]:
+def hyperparams_of(opt_state: PyTree, *, told: bool = False) -> dict[str, Array]:
     """The numbers that `optax.inject_hyperparams` keeps in an optimizer's state.
+
+    Args:
+        opt_state: The state.
+        told: Only those that belong among a step's metrics: the learning rate, and what follows a
+            schedule. The rest (Adam's `eps`, say) stays what it was.
 
     Returns:
         Each by its name; by its path and name where several share the name.
     """
-    found = list(_injected(opt_state))
-    counts = collections.Counter(name for _, node in found for name in node.hyperparams)
-    return {
-        name if counts[name] == 1 else f"{path}{name}": value
-        for path, node in found
+    found = [
+        (path, name, value)
+        for path, node in _injected(opt_state)
         for name, value in node.hyperparams.items()
-    }
+        if not told or name == "learning_rate" or name in getattr(node, "hyperparams_states", {})
+    ]
+    counts = collections.Counter(name for _, name, _ in found)
+    return {name if counts[name] == 1 else f"{path}{name}": value for path, name, value in found}
 
 
 def scheduled_in(opt_state: PyTree) -> set[str]:

@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array, Key
 
-from ._custom_types import Model, PRNGKey
+from ._custom_types import Door, Model, PRNGKey
 from ._errors import ArgumentTypeError, ArgumentValueError, TreeError
 from ._hyperparams import with_hyperparams
 from ._precision import cast, widened
 from ._program import StepSpec, optax_promotion, optimized
-from ._random import member_keys, model_key, training_key
+from ._random import model_key, training_key
 from ._scaling import initial_scale
 from ._state import Parts, RawKey, TrainState, copy_leaf, init_faults, memberwise
 from ._trainable import trainable_mask
@@ -95,7 +96,7 @@ def initial_state(
     key: PRNGKey,
     copy: bool,
     model_state: Any,
-    hyperparams: Mapping[str, Any] | None,
+    hyperparams: Door[Mapping[str, Any] | None],
 ) -> TrainState:
     """The state before the first step: nothing in it is shared with anything outside.
 
@@ -114,18 +115,16 @@ def initial_state(
 def initial_members(
     spec: StepSpec,
     model: Any,
-    key: PRNGKey,
+    keys: Key[Array, " members"],
     model_state: Any,
-    hyperparams: Mapping[str, Any] | None,
+    hyperparams: Door[Mapping[str, Any] | None],
 ) -> TrainState:
-    """The state of an ensemble before the first step.
+    """The state of an ensemble before the first step, each member from a key of its own.
 
     Raises:
         As `initial_state`; and TreeError where the members do not fit each other.
     """
-    size = spec.members
-    assert size is not None
-    keys = member_keys(key, size)
+    size = keys.shape[0]
     if isinstance(model, (list, tuple)) and not isinstance(model_state, eqx.nn.State):
         model, model_state = _stacked_models(model, model_state, size)
         axes: Any = (eqx.if_array(0), eqx.if_array(0), 0)

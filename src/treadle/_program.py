@@ -1,6 +1,7 @@
 """One step as a pure function: parts of a state and a batch in, the next parts and metrics out."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -12,7 +13,7 @@ from jaxtyping import PyTree
 from ._average import averaged
 from ._batch import is_batch_leaf
 from ._custom_types import Args, Batch, Flag, Metrics
-from ._errors import LossError, TreeError
+from ._errors import ArgumentTypeError, LossError, TreeError
 from ._gradient import Gradient, LossOfBatch, LossSpec, require_divisible
 from ._hyperparams import hyperparams_of
 from ._norm import tree_norm
@@ -129,7 +130,7 @@ def advance(spec: StepSpec, parts: Parts, batch: Batch, args: Args | None) -> tu
         ema_updates=ema_updates,
         loss_scale=health.loss_scale,
         skipped=health.skipped,
-        active=parts.active,
+        active=health.active,
         key=parts.key,
         step=parts.step + 1,
         faults=_note(parts.faults, health.fault, gradient.empty, parts.step),
@@ -145,12 +146,14 @@ class _Health(NamedTuple):
         counts: Whether the update counts, or is dropped; `None` where it always does.
         loss_scale: The next one.
         skipped: How many updates were dropped so far.
+        active: Whether this member of an ensemble goes on; `None` for a single run.
     """
 
     fault: Flag | None
     counts: Flag | None
     loss_scale: Any
     skipped: Any
+    active: Any
 
     @staticmethod
     def of(spec: StepSpec, parts: Parts, gradient: Gradient, norm: jax.Array) -> "_Health":
@@ -166,19 +169,22 @@ class _Health(NamedTuple):
                 fault = ~loss_ok | (~gradient_ok & is_lowest(policy, parts.loss_scale))
                 counts = gradient_ok
                 loss_scale = next_scale(policy, parts.loss_scale, gradient_ok)
-            if spec.nonfinite == "skip":
+            if spec.nonfinite in ("skip", "stop"):
                 counts = loss_ok & gradient_ok
             if spec.nonfinite == "ignore":
                 fault = None
         if skipped is not None and counts is not None:
             skipped = skipped + (~counts).astype(skipped.dtype)
+        active = parts.active
+        if active is not None and spec.nonfinite == "stop":
+            active = active & ~fault
         if parts.active is not None:
             counts = parts.active if counts is None else counts & parts.active
             fault = None if fault is None else fault & parts.active
             loss_scale, skipped = _select(
                 parts.active, (loss_scale, skipped), (parts.loss_scale, parts.skipped)
             )
-        return _Health(fault, counts, loss_scale, skipped)
+        return _Health(fault, counts, loss_scale, skipped, active)
 
 
 def _metrics(gradient: Gradient, norm: jax.Array, before: Parts, after: Parts) -> Metrics:
@@ -190,7 +196,7 @@ def _metrics(gradient: Gradient, norm: jax.Array, before: Parts, after: Parts) -
     own: Metrics = {"loss": gradient.loss, "grad_norm": norm}
     own |= {
         name: jnp.asarray(value)
-        for name, value in hyperparams_of(after.opt_state).items()
+        for name, value in hyperparams_of(after.opt_state, told=True).items()
         if jnp.ndim(value) == 0
     }
     if before.loss_scale is not None:
@@ -217,13 +223,30 @@ def _update(
         _require_own_state(spec, master, parts.opt_state)
     extra = _extra_arguments(spec, gradient, loss)
     with optax_promotion():
-        updates, opt_state = spec.optimizer.update(gradient.grads, parts.opt_state, master, **extra)
+        try:
+            updates, opt_state = spec.optimizer.update(
+                gradient.grads, parts.opt_state, master, **extra
+            )
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise ArgumentTypeError(_refused(str(error), extra)) from error
         updated = optax.apply_updates(master, updates)
     rounding = None
     if spec.precision is not None and spec.precision.stochastic_rounding:
         rounding = rounding_key(parts.key.typed(), parts.step)
     updated = narrowed(updated, trainable, rounding)
     return updated, _same_types("opt_state", parts.opt_state, opt_state)
+
+
+def _refused(message: str, extra: Mapping[str, Any]) -> str:
+    return (
+        f"A part of `optimizer` refused an extra argument: {message}. `optax.chain`, "
+        f"`optax.partition` and other wrappers hand all that treadle gives "
+        f"({', '.join(map(repr, extra))}) to every part, so each must take `**extra_args`. "
+        f"`optax.contrib.sam` takes none but `grad_fn`: put it outermost, "
+        f"`optax.contrib.sam(optax.chain(...), adversary, opaque_mode=True)`."
+    )
 
 
 def _extra_arguments(spec: StepSpec, gradient: Gradient, loss: LossOfBatch) -> dict[str, Any]:

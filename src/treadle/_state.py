@@ -442,8 +442,9 @@ class TrainState(NamedLeaves, Stacked):
             for slot, leaf in zip(part.slots, jax.tree.leaves(new), strict=True):
                 if slot is not None:
                     leaves[slot] = copy_leaf(leaf, like=self.leaves[slot])
-        # What went wrong before is not held against what takes its place.
-        leaves[-1] = init_faults(self.members)
+        if set(views) - {"active"}:
+            # What went wrong before is not held against what takes its place.
+            leaves[-1] = init_faults(self.members)
         return TrainState(tuple(leaves), self.skeleton)
 
     def __repr__(self) -> str:

@@ -50,7 +50,7 @@ from ._members import advance_all
 from ._mistakes import explain
 from ._precision import PrecisionLike, as_precision
 from ._program import StepSpec
-from ._random import as_key
+from ._random import as_key, member_keys
 from ._state import (
     CONSUMED,
     NO_FAULT,
@@ -172,10 +172,11 @@ class TrainStep:
         self._step = jax.jit(self._traced_step, donate_argnums=donated)
         self._scan = jax.jit(self._traced_scan, donate_argnums=donated)
 
-    def _ensemble(self, size: int, shared_batches: bool) -> "TrainStep":
+    def _ensemble(self, size: int, shared_batches: bool, nonfinite: str | None) -> "TrainStep":
         """The same step for many members at once: see `treadle.ensemble`."""
         step = object.__new__(TrainStep)
-        step._setup(self._spec._replace(members=size, shared_batches=shared_batches), self._donate)
+        spec = self._spec._replace(members=size, shared_batches=shared_batches)
+        step._setup(spec._replace(nonfinite=nonfinite or spec.nonfinite), self._donate)
         return step
 
     def init(
@@ -213,7 +214,15 @@ class TrainStep:
         key = as_key(key)
         if self._spec.members is None:
             return initial_state(self._spec, model, key, copy, model_state, hyperparams)
-        return initial_members(self._spec, model, key, model_state, hyperparams)
+        keys = member_keys(key, self._spec.members)
+        return initial_members(self._spec, model, keys, model_state, hyperparams)
+
+    def _init_members(
+        self, model: Any, keys: Any, hyperparams: Mapping[str, Any] | None
+    ) -> TrainState:
+        """As `init` for an ensemble, with a key for each member."""
+        ensure_compilation_cache()
+        return initial_members(self._spec, model, keys, None, hyperparams)
 
     def __call__(
         self, state: Door[TrainState], batch: Batch, *, args: Args | None = None
@@ -506,7 +515,8 @@ def _as_optimizer(optimizer: Any) -> optax.GradientTransformation:
         ArgumentTypeError: If it is none.
     """
     if isinstance(optimizer, optax.MultiSteps):
-        optimizer = optimizer.gradient_transformation()
+        # Not its `gradient_transformation()`, which hides that `update` takes extra arguments.
+        optimizer = optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ArgumentTypeError(
             f"`optimizer` (={optimizer!r}) is a {type(optimizer).__name__}, not an optax "

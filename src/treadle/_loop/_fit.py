@@ -364,6 +364,15 @@ class _Loop:
         """Ends the training after this step; the first reason counts."""
         self._stop = self._stop or reason
 
+    def stop_members(self, mask: Any) -> None:
+        """Lets members of an ensemble stand still."""
+        if self.state.active is None:
+            raise ArgumentValueError(
+                "`ctx.stop_members` was called, but the state is that of a single run: "
+                "`ctx.stop(reason)` ends it."
+            )
+        self.state = self.state.replace(active=np.asarray(self.state.active) & ~np.asarray(mask))
+
     def save(self, checkpointer: Checkpointer) -> None:
         """Writes a checkpoint of everything that a resume needs."""
         self.step.check(self.state)

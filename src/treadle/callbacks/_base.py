@@ -20,6 +20,8 @@ class Host(Protocol):
 
     def request_stop(self, reason: str) -> None: ...
 
+    def stop_members(self, mask: Any) -> None: ...
+
 
 class Context:
     """What a callback may look at; nothing here costs anything until it is read.
@@ -116,6 +118,15 @@ class Context:
         matters, give the callback an `every`.
         """
         self._host.request_stop(reason)
+
+    def stop_members(self, mask: Any) -> None:
+        """Lets some members of an ensemble stand still from here on, where `state` is available.
+
+        Args:
+            mask: A bool for each member: `True` for those that stop.
+        """
+        _ = self.state
+        self._host.stop_members(mask)
 
     def save(self, checkpointer: Any) -> None:
         """Writes a checkpoint of everything that a resume needs, where `state` is available."""

@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from .._checks import whole_number
 from .._custom_types import Door
 from .._errors import ArgumentValueError
@@ -13,6 +15,9 @@ class EarlyStopping(Callback):
     """Ends the training when a metric has not improved for some evaluations.
 
     Its best value and its patience are kept in checkpoints.
+
+    Of an ensemble, where the metric is an array, each member has its own: one whose patience is
+    used up stands still, and the training ends when all do.
 
     Args:
         metric: A name among the evaluation's figures.
@@ -35,8 +40,9 @@ class EarlyStopping(Callback):
         self.mode = mode
         self.patience = patience
         self.min_delta = min_delta
-        self.best: float | None = None
-        self.waited = 0
+        # Lists for an ensemble.
+        self.best: Any = None
+        self.waited: Any = 0
 
     @property
     def name(self) -> str:
@@ -55,26 +61,51 @@ class EarlyStopping(Callback):
                 f"`metric` (={self.metric!r}) is not among the evaluation's figures: "
                 f"{', '.join(map(repr, ctx.eval))}."
             )
+        if np.ndim(ctx.eval[self.metric]) == 1:
+            self._on_members(ctx, [float(value) for value in ctx.eval[self.metric]])
+            return
         value = float(ctx.eval[self.metric])
-        if self._is_better(value):
+        if self._is_better(value, self.best):
             self.best, self.waited = value, 0
             return
         self.waited += 1
         self._stop_if_waited(ctx)
 
+    def _on_members(self, ctx: Context, values: list[float]) -> None:
+        """The same for each member; the state says which of them stand still already."""
+        if self.best is None:
+            self.best, self.waited = [None] * len(values), [0] * len(values)
+        better = [self._is_better(*pair) for pair in zip(values, self.best, strict=True)]
+        self.best = [
+            value if yes else old for yes, value, old in zip(better, values, self.best, strict=True)
+        ]
+        self.waited = [0 if yes else old + 1 for yes, old in zip(better, self.waited, strict=True)]
+        done = [waited >= self.patience for waited in self.waited]
+        if any(done):
+            ctx.stop_members(done)
+        self._stop_if_waited(ctx)
+
     def _stop_if_waited(self, ctx: Context) -> None:
+        if isinstance(self.waited, list):
+            active = ctx.state.active
+            if active is not None and not np.asarray(active).any():
+                ctx.stop(
+                    f"early stopping: none of the {len(self.waited)} members goes on; "
+                    f"{self.metric} has not improved for {self.patience} evaluations in each"
+                )
+            return
         if self.waited >= self.patience:
             ctx.stop(
                 f"early stopping: {self.metric} has not improved on {self.best} for "
                 f"{self.waited} evaluations"
             )
 
-    def _is_better(self, value: float) -> bool:
+    def _is_better(self, value: float, best: float | None) -> bool:
         if math.isnan(value):
             return False
-        if self.best is None:
+        if best is None:
             return True
-        gain = self.best - value if self.mode == "min" else value - self.best
+        gain = best - value if self.mode == "min" else value - best
         return gain > self.min_delta
 
     def get_state(self) -> Any:
