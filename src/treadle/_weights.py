@@ -5,6 +5,7 @@ from jaxtyping import PyTree
 
 from ._custom_types import Model
 from ._hyperparams import evaluation_params
+from ._program import optax_promotion
 from ._state import TrainState
 
 
@@ -24,4 +25,6 @@ def optimizer_model(state: TrainState) -> Model:
 
 
 def _for_one(model: Model, opt_state: PyTree) -> Model:
-    return evaluation_params(opt_state, model)
+    # Optax's arithmetic: a model may hold several formats.
+    with optax_promotion():
+        return evaluation_params(opt_state, model)
