@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 from jax.dtypes import TypePromotionError
-from tests.helpers import Net, assert_close, assert_same, leaves_of, loss_fn, make_batch
 
 import treadle
+from tests.helpers import Net, assert_close, assert_same, leaves_of, loss_fn, make_batch
 from treadle._casting import computing
 from treadle._compat import enable_x64
 from treadle._precision import as_precision
@@ -585,7 +585,7 @@ def test_the_ema_of_a_state_that_has_none():
         treadle.evaluate(evaluation, state, [make_batch()], weights="ema")
     with pytest.raises(treadle.ArgumentValueError, match=r"hand over the `TrainState`"):
         treadle.evaluate(evaluation, state.model, [make_batch()], weights="ema")
-    with pytest.raises(treadle.ArgumentTypeError, match="`replace` got 'ema_model'; .* model, "):
+    with pytest.raises(treadle.ArgumentTypeError, match=r"`replace` got 'ema_model'; .* model, "):
         state.replace(ema_model=state.model)
 
 
