@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, Key, PyTree
 
 from ._custom_types import Model, PRNGKey
 from ._errors import ArgumentTypeError, ConsumedStateError, TreeError
@@ -46,8 +46,8 @@ class RawKey(eqx.Module):
         """The words of a typed key."""
         return RawKey(jax.random.key_data(key), jax.random.key_impl(key))
 
-    def typed(self) -> PRNGKey:
-        """The key again."""
+    def typed(self) -> Key[Array, "..."]:
+        """The key again; of an ensemble one for each member."""
         return jax.random.wrap_key_data(self.words, impl=self.implementation)
 
 
@@ -349,8 +349,10 @@ class TrainState(NamedLeaves, Stacked):
         return self.leaves[slots[0]].shape[0] if slots and slots[0] is not None else None
 
     @property
-    def key(self) -> PRNGKey:
+    def key(self) -> Key[Array, "..."]:
         """The root of the training stream: it stays the same from step to step.
+
+        An ensemble has one for each member.
 
         Raises:
             ConsumedStateError: If a step has taken this state.

@@ -34,16 +34,16 @@ class Sweep(NamedTuple):
 
 
 def sweep(
-    make_step: Callable[..., TrainStep],
+    make_step: Door[Callable[..., TrainStep]],
     grid: Door[Mapping[str, Iterable[Any]] | Sequence[Mapping[str, Any]]],
-    make_model: Callable[..., Model],
-    data: Iterable[Batch] | Callable[[], Iterable[Batch]],
+    make_model: Door[Callable[..., Model]],
+    data: Door[Iterable[Batch] | Callable[[], Iterable[Batch]]],
     *,
     num_steps: Door[int],
     key: Door[KeyLike],
     eval: Any = None,  # noqa: A002  (the name that `fit` has)
-    metric: str = "loss",
-    mode: str = "min",
+    metric: Door[str] = "loss",
+    mode: Door[str] = "min",
     seeds: Door[int] = 1,
     max_members: Door[int | None] = None,
     args: Args | None = None,

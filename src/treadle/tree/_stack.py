@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .._custom_types import Door
 from .._errors import ArgumentTypeError, TreeError
 from ._paths import flatten_with_paths
 
@@ -30,7 +31,7 @@ def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray)
 
 
-def stack(trees: Sequence[PyTree]) -> PyTree:
+def stack(trees: Door[Sequence[PyTree]]) -> PyTree:
     """Trees of one structure as one tree whose arrays have a new leading axis.
 
     What `jax.vmap`, `eqx.filter_vmap(in_axes=eqx.if_array(0))` and a scan over layers want.
