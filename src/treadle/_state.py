@@ -577,15 +577,21 @@ def _prepared(name: str, value: Any, old: Any) -> Any:
         return RawKey.of(value if members else as_key(value))
     if name in ("step", "active") and old is not None:
         return jnp.asarray(value, old.dtype)
-    if name == "ema_model" and old is not None:
+    if name == "ema_model" and _same_places(old, value):
         # What is not trained has no average.
         return jax.tree.map(
-            lambda mean, own: None if mean is None else own,
-            old,
-            value,
-            is_leaf=lambda leaf: leaf is None,
+            lambda mean, own: None if mean is None else own, old, value, is_leaf=_is_none
         )
     return value
+
+
+def _same_places(a: PyTree, b: PyTree) -> bool:
+    """Whether two trees have the same structure, a `None` being a leaf."""
+    return jax.tree.structure(a, is_leaf=_is_none) == jax.tree.structure(b, is_leaf=_is_none)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None
 
 
 def _require_fit(name: str, old: PyTree, new: PyTree) -> None:

@@ -189,19 +189,32 @@ def test_no_two_streams_share_a_key(seed, count, steps):
     found = {"user": key}
     found |= {f"split {i}": k for i, k in enumerate(jax.random.split(key, count))}
     found |= {
-        "training": root,
         "data": jax.random.fold_in(key, treadle._random.DATA_ORDER),
         "ensemble": jax.random.fold_in(key, treadle._random.ENSEMBLE),
         "model": treadle._random.model_key(key),
         "predict": treadle._random.predict_key(key),
     }
-    for step in steps:
-        step_key = treadle._random.step_key(root, jnp.int32(step))
-        found[f"step {step}"] = step_key
-        for i, k in enumerate(treadle._random.example_keys(step_key, jnp.arange(count))):
-            found[f"step {step} example {i}"] = k
+    for name, run in (("alone", root), *_members(key, 3)):
+        found[name] = run
+        for step in steps:
+            step_key = treadle._random.step_key(run, jnp.int32(step))
+            found[f"{name} step {step}"] = step_key
+            for i, k in enumerate(treadle._random.example_keys(step_key, jnp.arange(count))):
+                found[f"{name} step {step} example {i}"] = k
+            # Stochastic rounding: a key for each leaf.
+            rounding = treadle._random.rounding_key(run, jnp.int32(step))
+            found[f"{name} rounding {step}"] = rounding
+            for i, k in enumerate(treadle._random.example_keys(rounding, jnp.arange(3))):
+                found[f"{name} rounding {step} leaf {i}"] = k
     bits = {name: tuple(np.asarray(jax.random.key_data(k)).tolist()) for name, k in found.items()}
     assert len(set(bits.values())) == len(bits)
+
+
+def _members(key, size):
+    """The training streams of an ensemble's members; their own keys make their models."""
+    for index, member in enumerate(treadle._random.member_keys(key, size)):
+        yield f"member {index}", treadle._random.training_key(member)
+        yield f"member {index} model", treadle._random.model_key(member)
 
 
 def test_state_key_is_the_documented_derivation():
