@@ -193,6 +193,14 @@ def test_a_norm_that_overflows_over_finite_gradients_is_no_fault():
         assert state.skipped is None or state.skipped == 0
 
 
+def call_on(step, kind):
+    """Many calls, each waited for, the second one on a bad batch."""
+    state = start(step, False)
+    for index in range(100):
+        state, _ = step(state, batch(index, kind if index == 1 else None))
+        jax.block_until_ready(state.leaves)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_raising_names_the_step_whichever_way_it_comes_out(kind):
     step = step_for(2, 0.75, False, False, "raise")
@@ -208,11 +216,8 @@ def test_raising_names_the_step_whichever_way_it_comes_out(kind):
     with pytest.raises(treadle.NonFiniteError, match=match):
         step.check(state)
 
-    state = start(step, False)
     with pytest.raises(treadle.NonFiniteError, match=match):
-        for index in range(100):
-            state, _ = step(state, batch(index, kind if index == 1 else None))
-            jax.block_until_ready(state.leaves)
+        call_on(step, kind)
 
     with pytest.raises(treadle.NonFiniteError, match=match):
         treadle.fit(
