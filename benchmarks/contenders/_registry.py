@@ -172,6 +172,12 @@ CONTENDERS = {
             function="build_fused",
             requires=("torch",),
         ),
+        Contender(
+            "floor-ema",
+            "floor_ema",
+            "the floor with an average of its weights, by hand",
+            ours=True,
+        ),
         *(
             Contender(
                 f"step-{option}",

@@ -144,7 +144,7 @@ def test_options_train(option, reference):
     assert before == pytest.approx(reference["mlp"][0], rel=1e-2)
     assert least <= abs(after / reference["mlp"][1] - 1) <= most
     assert passed.leaves[0].is_deleted() == (option != "undonated")
-    CHECKS.get(option, lambda first, last: None)(first, run.state)
+    CHECKS.get(option, lambda run, first: None)(run, first)
 
 
 def test_half_of_a_stateful_model():
@@ -152,25 +152,59 @@ def test_half_of_a_stateful_model():
     assert before - after > 1e-2
 
 
-def _averaged(first, last):
-    assert not eqx.tree_equal(last.ema_model, last.model)
+def _averaged(run, first):
+    assert not eqx.tree_equal(run.state.ema_model, run.state.model)
 
 
-def _in_bfloat16(first, last):
-    assert {leaf.dtype for leaf in _arrays(last.model)} == {jnp.dtype("bfloat16")}
+def _in_bfloat16(run, first):
+    assert {leaf.dtype for leaf in _arrays(run.state.model)} == {jnp.dtype("bfloat16")}
 
 
-def _later_half(first, last):
-    pairs = zip(_arrays(first.model), _arrays(last.model), strict=True)
+def _later_half(run, first):
+    pairs = zip(_arrays(first.model), _arrays(run.state.model), strict=True)
     assert [bool(jnp.any(old != new)) for old, new in pairs] == [False] * 3 + [True] * 3
 
 
-def _injected(first, last):
-    assert float(last.opt_state.hyperparams["learning_rate"]) == pytest.approx(1e-3)
+def _injected(run, first):
+    assert float(run.state.opt_state.hyperparams["learning_rate"]) == pytest.approx(1e-3)
 
 
-CHECKS = {"ema": _averaged, "bf16-params": _in_bfloat16, "half": _later_half}
-CHECKS |= {"hyperparams": _injected}
+def _split_in_four(run, first):
+    with pytest.raises(ValueError, match="`accumulate` \\(=4\\)"):
+        run.step(first, jax.tree.map(lambda leaf: leaf[:3], run.batches[0]))
+
+
+def _after_a_nan(run):
+    inputs, labels = run.batches[0]
+    run.state, _ = run.step(run.state, (inputs * jnp.nan, labels))
+    return any(bool(jnp.isnan(leaf).any()) for leaf in _arrays(run.state.model))
+
+
+def _ignores(run, first):
+    assert _after_a_nan(run)
+    run.step.check(run.state)
+
+
+def _raises(run, first):
+    assert _after_a_nan(run)
+    with pytest.raises(FloatingPointError, match="is NaN or infinite"):
+        run.step.check(run.state)
+
+
+def _skips(run, first):
+    assert not _after_a_nan(run)
+
+
+CHECKS = {
+    "plain": _ignores,
+    "raise": _raises,
+    "skip": _skips,
+    "ema": _averaged,
+    "bf16-params": _in_bfloat16,
+    "half": _later_half,
+    "hyperparams": _injected,
+    "accumulate-4": _split_in_four,
+}
 
 
 def _arrays(model):
