@@ -7,20 +7,22 @@ import shutil
 import signal
 import sys
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from treadle import Callback, fit
-from treadle._cli import _demo, _training, main
+from treadle._cli import _demo, _mlp, _resnet, _training, main
 from treadle._cli._extra import MissingExtraError
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small():
-    """A small model, but for the slow test."""
+    """Small models, but for the slow test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_training, "WIDTH", 16)
+        patch.setattr(_mlp, "WIDTH", 16)
+        patch.setattr(_resnet, "WIDTH", 4)
         yield patch
 
 
@@ -109,6 +111,84 @@ def test_interrupted_and_continued_it_is_the_same_run(straight, tmp_path, capsys
     assert [row["step"] for row in rows_of(run)] == [10]
     assert demo(run, "--steps", 30) == 0
     assert (run / "metrics.jsonl").read_bytes() == (straight[0] / "metrics.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def resnet(small, tmp_path_factory):
+    """A ResNet's run of 12 steps, and what it said."""
+    run = tmp_path_factory.mktemp("resnet") / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert demo(run, "--model", "resnet", "--steps", 12) == 0
+    return run, told.getvalue()
+
+
+def test_a_resnet_leaves_the_same(resnet, straight):
+    run, told = resnet
+    assert "stages/3" in told
+    assert "2 blocks" in told
+    assert sorted(path.name for path in run.iterdir()) == sorted(
+        path.name for path in straight[0].iterdir()
+    )
+    assert [row["step"] for row in rows_of(run)] == [10, 12]
+    assert json.loads((run / "demo.json").read_text())["model"] == "resnet"
+    right = round(360 * rows_of(run)[-1]["eval/accuracy"])
+    assert f"{right} of 360 images" in told
+
+
+def test_a_resnet_that_was_interrupted_goes_on_with_its_statistics(resnet, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    options = ("--model", "resnet", "--steps", 12)
+    with monkeypatch.context() as patch:
+        patch.setattr(_training, "fit", interrupted_at(7))
+        assert demo(run, *options) == 128 + signal.SIGINT
+    assert demo(run, *options) == 0
+    assert (run / "metrics.jsonl").read_bytes() == (resnet[0] / "metrics.jsonl").read_bytes()
+
+
+def test_another_model_is_another_run(straight, resnet, capsys):
+    assert demo(straight[0], "--steps", 30, "--model", "resnet") == 1
+    told = capsys.readouterr().err
+    assert "holds a run with the model mlp, and this one would have the model resnet" in told
+    # The number of steps follows from the model.
+    assert "falls over" not in told
+    assert demo(resnet[0], "--steps", 12) == 1
+    assert "with the model resnet, and this one would have the model mlp" in capsys.readouterr().err
+
+
+def test_a_resnet_takes_images_in_colour_that_are_large_enough(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    images, labels = np.random.default_rng(0).random((30, 9, 6, 3)), np.arange(30) % 3
+    np.savez("colours.npz", x=images, y=labels)
+    options = ["demo", "--model", "resnet", "--steps", "1"]
+    assert main([*options, "--data", "colours.npz"]) == 0
+    assert (tmp_path / "runs" / "colours-resnet" / "predictions.png").exists()
+    assert "f32[4,9,6]" in capsys.readouterr().out
+    np.savez("tiny.npz", x=images[:, :4], y=labels)
+    assert main([*options, "--data", "tiny.npz"]) == 1
+    assert "an image of 4x6, too small for this ResNet" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "tiny-resnet").exists()
+
+
+def test_inputs_of_a_resnet_are_channels_first():
+    rows = np.arange(2 * 3 * 4 * 3, dtype=np.float32).reshape(2, -1)
+    colour = _resnet._channels_first(rows, (3, 4, 3))
+    assert colour.shape == (2, 3, 3, 4)
+    np.testing.assert_array_equal(colour[1, 2], rows.reshape(2, 3, 4, 3)[1, :, :, 2])
+    grey = _resnet._channels_first(rows, (9, 4))
+    np.testing.assert_array_equal(grey[:, 0], rows.reshape(2, 9, 4))
+
+
+def test_shifts_are_of_up_to_an_eighth_and_keep_the_rest(getkey):
+    image = jax.numpy.ones((1, 16, 5)).at[0, 8, 2].set(2.0)
+    moves = set()
+    for _ in range(60):
+        moved = _resnet.shifted(image, getkey())
+        assert moved.shape == image.shape
+        _, row, column = np.argwhere(np.asarray(moved) == 2.0)[0]
+        down, right = row - 8, column - 2
+        assert np.count_nonzero(moved) == (16 - abs(down)) * (5 - abs(right))
+        moves.add((int(down), int(right)))
+    assert moves == {(down, right) for down in range(-2, 3) for right in (-1, 0, 1)}
 
 
 def test_a_run_that_was_cut_short_goes_on(straight, tmp_path):
@@ -205,3 +285,14 @@ def test_most_seeds_reach_the_promised_accuracy(tmp_path, small):
         accuracies.append(rows_of(run)[-1]["eval/accuracy"])
     assert accuracies[0] >= 0.975
     assert sum(accuracy >= 0.975 for accuracy in accuracies) >= 9, accuracies
+
+
+@pytest.mark.slow
+def test_every_seed_of_a_resnet_reaches_the_promised_accuracy(tmp_path, small):
+    small.undo()
+    accuracies = []
+    for seed in range(5):
+        run = tmp_path / str(seed)
+        assert demo(run, "--model", "resnet", "--seed", seed) == 0
+        accuracies.append(rows_of(run)[-1]["eval/accuracy"])
+    assert min(accuracies) >= 0.98, accuracies

@@ -27,7 +27,7 @@ def make_predictions(right, certainty, shape=(8, 8)):
     ("steps", "eval_steps"), [(range(10, 2001, 10), range(100, 2001, 100)), ([10], [10]), ([], [])]
 )
 def test_curves_are_drawn_of_long_short_and_empty_runs(tmp_path, steps, eval_steps):
-    plot_curves(make_rows(steps, eval_steps), tmp_path / "curves.png", "title")
+    plot_curves(make_rows(steps, eval_steps), tmp_path / "curves.png", "title", "train")
     picture = imread(tmp_path / "curves.png")
     assert picture.shape[:2] == (630, 1650)
     # Something is drawn besides the white ground.

@@ -5,7 +5,7 @@ import pytest
 from treadle._cli._folder import Settings, claim, clear
 from treadle._errors import ArgumentValueError
 
-SETTINGS = Settings(data="digits", digest="0", seed=0, schedule_steps=2000)
+SETTINGS = Settings(model="mlp", data="digits", digest="0", seed=0, schedule_steps=2000)
 
 
 def claimed(folder):
@@ -29,6 +29,10 @@ def test_the_same_settings_claim_a_folder_again(tmp_path):
         ({"digest": "1"}, "with images of checksum 0, and this one would have images of che"),
         ({"seed": 1, "digest": "1"}, "with seed 0, and this one would have seed 1"),
         ({"data": "mnist"}, "with images from digits, and this one would have images from mnist"),
+        (
+            {"model": "resnet", "schedule_steps": 800},
+            r"with the model mlp, and this one would have the model resnet\. Choose",
+        ),
         ({"schedule_steps": 9000}, "falls over 2000 steps, and .* falls over 9000 steps"),
     ],
 )

@@ -11,10 +11,9 @@ from ._extra import require_demo
 TRAIN = "#3b6ea5"
 TEST = "#d1622b"
 _FEW = 8
-_TRAIN_LABEL = "train (batches, with dropout)"
 
 
-def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str, train_label: str) -> None:
     """Draws the rows of `metrics.jsonl` to a PNG: loss on the left, accuracy on the right.
 
     Args:
@@ -22,6 +21,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
             `eval/loss` and `eval/accuracy`.
         path: Where to.
         title: Above both panels.
+        train_label: What `loss` and `accuracy` are of.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -29,8 +29,8 @@ def plot_curves(rows: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     figure = require_demo("matplotlib.figure").Figure(figsize=(11, 4.2), layout="constrained")
     figure.suptitle(title, fontsize=13, fontweight="bold", x=0.012, ha="left")
     left, right = figure.subplots(1, 2)
-    _loss_panel(left, rows)
-    _accuracy_panel(right, rows)
+    _loss_panel(left, rows, train_label)
+    _accuracy_panel(right, rows, train_label)
     last = max((row["step"] for row in rows), default=1)
     for axes in (left, right):
         axes.set_xlabel("step")
@@ -69,10 +69,10 @@ def _line(axes: Any, steps: np.ndarray, values: np.ndarray, **style: Any) -> Non
     axes.plot(steps, values, linewidth=1.8, marker=marker, markersize=3, **style)
 
 
-def _loss_panel(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+def _loss_panel(axes: Any, rows: Sequence[dict[str, Any]], train_label: str) -> None:
     steps, losses = _column(rows, "loss")
     axes.plot(steps, losses, color=TRAIN, alpha=0.25, linewidth=0.9)
-    _line(axes, steps, _smoothed(losses), color=TRAIN, label=_TRAIN_LABEL)
+    _line(axes, steps, _smoothed(losses), color=TRAIN, label=train_label)
     _line(axes, *_column(rows, "eval/loss"), color=TEST, label="test")
     axes.set_title("Loss", loc="left", fontsize=11)
     axes.set_ylabel("cross-entropy (log scale)")
@@ -80,11 +80,11 @@ def _loss_panel(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     axes.legend(frameon=False)
 
 
-def _accuracy_panel(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+def _accuracy_panel(axes: Any, rows: Sequence[dict[str, Any]], train_label: str) -> None:
     steps, train = _column(rows, "accuracy")
     test_steps, test = _column(rows, "eval/accuracy")
     # Single batches are left out: they jump by whole examples, all over the panel.
-    _line(axes, steps, 100 * _smoothed(train), color=TRAIN, label=_TRAIN_LABEL)
+    _line(axes, steps, 100 * _smoothed(train), color=TRAIN, label=train_label)
     _line(axes, test_steps, 100 * test, color=TEST, label="test")
     axes.set_title("Accuracy", loc="left", fontsize=11)
     axes.set_ylabel("%")

@@ -7,23 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import ArgumentValueError
-from ..tree._summary import summary
 from ._extra import require_demo
 from ._folder import claim, clear
 from ._images import load_images
 from ._report import Report
-from ._training import STEPS, set_up, settings_of, train
+from ._training import RECIPES, set_up, settings_of, train
 
-_DESCRIPTION = """Trains a multilayer perceptron with dropout on images: scikit-learn's 1,797
-handwritten digits, or your own. Shows what it does, measures it on images held out, and leaves
-metrics, checkpoints and two figures in a run folder. Interrupt it (Ctrl-C) and run it again: it
-goes on where it stopped, bit for bit."""
+_DESCRIPTION = """Trains a multilayer perceptron, or a residual network, on images:
+scikit-learn's 1,797 handwritten digits, or your own. Shows what it does, measures it on images held
+out, and leaves metrics, checkpoints and two figures in a run folder. Interrupt it (Ctrl-C) and run
+it again: it goes on where it stopped, bit for bit."""
 
 
 def add_parser(commands: Any) -> None:
     """Adds `demo` to the subcommands."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo", help="train on handwritten digits", description=_DESCRIPTION
+    )
+    parser.add_argument(
+        "--model",
+        choices=tuple(RECIPES),
+        default="mlp",
+        help="a perceptron with dropout (mlp, by default), or a ResNet-18 with batch norms",
     )
     parser.add_argument(
         "--data",
@@ -36,11 +41,11 @@ def add_parser(commands: Any) -> None:
         "--run",
         type=Path,
         metavar="DIR",
-        help="where everything goes (runs/digits, or runs/ and the name of --data)",
+        help="where everything goes (runs/ and digits or the name of --data; for a ResNet with "
+        "-resnet after it)",
     )
-    parser.add_argument(
-        "--steps", type=int, default=STEPS, metavar="N", help=f"steps in all ({STEPS:,})"
-    )
+    steps = "; ".join(f"{name}: {recipe.steps:,}" for name, recipe in RECIPES.items())
+    parser.add_argument("--steps", type=int, metavar="N", help=f"steps in all ({steps})")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of the split and all draws (0)"
     )
@@ -59,30 +64,33 @@ def run_demo(arguments: argparse.Namespace) -> int:
     Raises:
         TreadleError: The arguments, the data or the run folder cannot be used.
     """
-    _check(arguments)
+    recipe = RECIPES[arguments.model]
+    steps = recipe.steps if arguments.steps is None else arguments.steps
+    _check(steps, arguments.seed)
     # Before the training, not after it: a missing package is told at once.
     require_demo("matplotlib.figure")
     name = "digits" if arguments.data is None else arguments.data.resolve().stem
-    run = arguments.run or Path("runs") / name
+    run = arguments.run or Path("runs") / f"{name}{recipe.folder}"
     images = load_images(arguments.data, arguments.seed)
-    settings = settings_of(name, images, arguments.seed, arguments.steps)
+    settings = settings_of(arguments.model, name, images, arguments.seed, steps)
+    # Before the folder is touched: the images may be too small for the model.
+    setup = set_up(images, settings)
     if arguments.fresh:
         clear(run)
     claim(run, settings)
-    setup = set_up(images, settings)
-    report = Report(run, images)
-    report.beginning(summary(setup.model, images.x_train[0]))
+    report = Report(run, images, setup)
+    report.beginning()
     start = time.perf_counter()
-    state, history, rate = train(setup, arguments.steps, run)
-    report.end(state, history, arguments.steps, time.perf_counter() - start, rate)
+    state, history, rate = train(setup, steps, run)
+    report.end(state, history, steps, time.perf_counter() - start, rate)
     return _status(history.stopped)
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    if arguments.steps < 1:
-        raise ArgumentValueError(f"`--steps` (={arguments.steps}) must be at least 1.")
-    if not 0 <= arguments.seed < 2**32:
-        raise ArgumentValueError(f"`--seed` (={arguments.seed}) must be from 0 to 2**32 - 1.")
+def _check(steps: int, seed: int) -> None:
+    if steps < 1:
+        raise ArgumentValueError(f"`--steps` (={steps}) must be at least 1.")
+    if not 0 <= seed < 2**32:
+        raise ArgumentValueError(f"`--seed` (={seed}) must be from 0 to 2**32 - 1.")
 
 
 def _status(stopped: str | None) -> int:

@@ -18,11 +18,15 @@ _FILES = (
 )
 _FOLDERS = ("checkpoints",)
 _WORDS = {
+    "model": "the model {}",
     "data": "images from {}",
     "digest": "images of checksum {}",
     "seed": "seed {}",
     "schedule_steps": "a learning rate that falls over {} steps",
 }
+# What differs only because something else does: another seed holds other images out, and each model
+# has its own number of steps.
+_FOLLOWS = {"digest": ("data", "seed"), "schedule_steps": ("model",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +34,14 @@ class Settings:
     """What makes two runs the same run.
 
     Attributes:
+        model: The model's name on the command line.
         data: Where the images come from.
         digest: Of the images and labels themselves.
         seed: Of everything random.
         schedule_steps: Over how many steps the learning rate falls.
     """
 
+    model: str
     data: str
     digest: str
     seed: int
@@ -62,9 +68,9 @@ def claim(folder: Path, settings: Settings) -> None:
         return
     asked = dataclasses.asdict(settings)
     differing = [name for name in asked if held.get(name) != asked[name]]
-    if len(differing) > 1 and "digest" in differing:
-        # It follows from the others: another seed holds other images out.
-        differing.remove("digest")
+    for follower, leaders in _FOLLOWS.items():
+        if follower in differing and any(leader in differing for leader in leaders):
+            differing.remove(follower)
     if differing:
         told = " and ".join(_WORDS[name].format(held.get(name)) for name in differing)
         now = " and ".join(_WORDS[name].format(asked[name]) for name in differing)

@@ -13,10 +13,10 @@ from .._evaluate import predict
 from .._loop import History
 from .._state import TrainState
 from ..track._jsonl import read_jsonl
-from ..tree._summary import Summary
 from ._curves import plot_curves
 from ._gallery import Predictions, plot_predictions
 from ._prepare import Images
+from ._training import Setup
 
 _BATCH_SIZE = 512
 _FILES = {
@@ -34,15 +34,17 @@ class Report:
     Args:
         run: Its folder.
         images: What it trains on.
+        setup: What it trains, and how.
         console: Where to; standard output by default.
     """
 
-    def __init__(self, run: Path, images: Images, console: Console | None = None):
+    def __init__(self, run: Path, images: Images, setup: Setup, console: Console | None = None):
         self._run = run
         self._images = images
+        self._setup = setup
         self._console = console or Console(highlight=False)
 
-    def beginning(self, model: Summary) -> None:
+    def beginning(self) -> None:
         """What is trained, and on what."""
         images = self._images
         size = "x".join(map(str, images.shape))
@@ -50,7 +52,7 @@ class Report:
             f"\n[bold]{escape(images.name)}[/bold]: {len(images.y_train):,} images of {size} to "
             f"train on, {len(images.y_test):,} to test, {images.num_classes} classes\n"
         )
-        self._console.print(model)
+        self._console.print(self._setup.summary)
 
     def end(
         self,
@@ -69,9 +71,11 @@ class Report:
             seconds: How long `fit` took.
             rate: Examples a second; `None` where no step was taken.
         """
-        told = _predictions(state, self._images)
-        title = f"MLP on {self._images.name}"
-        plot_curves(read_jsonl(self._run / "metrics.jsonl"), self._run / "curves.png", title)
+        recipe = self._setup.recipe
+        told = self._predictions(state)
+        title = f"{recipe.title} on {self._images.name}"
+        rows = read_jsonl(self._run / "metrics.jsonl")
+        plot_curves(rows, self._run / "curves.png", title, recipe.train_label)
         plot_predictions(
             told,
             self._run / "predictions.png",
@@ -84,7 +88,7 @@ class Report:
     def _figures(
         self, told: Predictions, state: TrainState, seconds: float, rate: float | None
     ) -> Table:
-        train_right = _answers(state, self._images.x_train)[0] == self._images.y_train
+        train_right = self._answers(state, self._images.x_train)[0] == self._images.y_train
         table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
         table.add_column()
         table.add_column(justify="right", style="bold")
@@ -105,20 +109,22 @@ class Report:
             table.add_row(name, what)
         self._console.print(table)
 
+    def _predictions(self, state: TrainState) -> Predictions:
+        images = self._images
+        guess, certainty = self._answers(state, images.x_test)
+        return Predictions(
+            images.x_test.reshape(-1, *images.shape), images.y_test, guess, certainty
+        )
 
-def _predictions(state: TrainState, images: Images) -> Predictions:
-    guess, certainty = _answers(state, images.x_test)
-    return Predictions(images.x_test.reshape(-1, *images.shape), images.y_test, guess, certainty)
-
-
-def _answers(
-    state: TrainState, x: Float[np.ndarray, "n size"]
-) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """The likeliest class of each image, and its probability."""
-    logits = predict(state, x, batch_size=min(_BATCH_SIZE, len(x)))
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = shifted / shifted.sum(axis=1, keepdims=True)
-    return logits.argmax(axis=1), probabilities.max(axis=1)
+    def _answers(
+        self, state: TrainState, rows: Float[np.ndarray, "n size"]
+    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """The likeliest class of each image, and its probability."""
+        x = self._setup.recipe.as_input(rows, self._images.shape)
+        logits = predict(state, x, batch_size=min(_BATCH_SIZE, len(x)))
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = shifted / shifted.sum(axis=1, keepdims=True)
+        return logits.argmax(axis=1), probabilities.max(axis=1)
 
 
 def _share(right: Bool[np.ndarray, " n"]) -> tuple[str, str]:

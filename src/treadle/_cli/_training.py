@@ -1,48 +1,30 @@
-"""What the demo trains, and how: the part that looks like a user's own script."""
+"""A demo's training, whatever the model: what it starts from, and the loop."""
 
 import dataclasses
 import zlib
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
-import jax.numpy as jnp
-import optax
 
-from .. import data, nn
-from .._custom_types import Example, Metrics, Model, PRNGKey, Scalar
+from .. import data
+from .._custom_types import Model, PRNGKey
 from .._evaluate import EvalStep
 from .._loop import History, fit
 from .._state import TrainState
 from .._step import TrainStep
 from ..callbacks import Throughput
+from ..tree._summary import Summary
 from ._folder import Settings
+from ._mlp import MLP
 from ._prepare import Images
+from ._recipe import Recipe
+from ._resnet import RESNET
 
-BATCH_SIZE = 64
-LEARNING_RATE = 2e-3
-STEPS = 2_000
-WIDTH = 512
-DEPTH = 2
-DROPOUT = 0.4
+RECIPES = {"mlp": MLP, "resnet": RESNET}
 _EVALS = 20
 _EVAL_BATCH_SIZE = 512
-
-
-def loss_fn(model: Model, example: Example, key: PRNGKey) -> tuple[Scalar, Metrics]:
-    """The cross-entropy of one example, and whether the model gets it right."""
-    x, y = example
-    logits = model(x, key=key)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-    return loss, {"accuracy": jnp.argmax(logits) == y}
-
-
-def metric_fn(model: Model, example: Example) -> Metrics:
-    """The same figures of a model that does not drop out."""
-    x, y = example
-    logits = model(x)
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-    return {"accuracy": jnp.argmax(logits) == y, "loss": loss}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +32,10 @@ class Setup:
     """Everything that training needs.
 
     Attributes:
+        recipe: Of what is trained.
         model: As it begins.
+        model_state: Of its stateful layers, as it begins; `None` where it has none.
+        summary: What the model is made of.
         step: The training step.
         eval_step: What is measured.
         batches: To train on, without end.
@@ -59,7 +44,10 @@ class Setup:
         eval_every: Steps between two measurements.
     """
 
-    model: nn.MLP
+    recipe: Recipe
+    model: Model
+    model_state: eqx.nn.State | None
+    summary: Summary
     step: TrainStep
     eval_step: EvalStep
     batches: Any
@@ -68,34 +56,35 @@ class Setup:
     eval_every: int
 
 
-def settings_of(name: str, images: Images, seed: int, num_steps: int) -> Settings:
+def settings_of(model: str, name: str, images: Images, seed: int, num_steps: int) -> Settings:
     """What must agree for a run to be continued."""
     digest = 0
     for array in (images.x_train, images.y_train, images.x_test, images.y_test):
         digest = zlib.crc32(array.tobytes(), digest)
     # Not `num_steps` itself, so that a run that was cut short by `--steps` can go on.
-    return Settings(name, f"{digest:08x}", seed, max(num_steps, STEPS))
+    schedule_steps = max(num_steps, RECIPES[model].steps)
+    return Settings(model, name, f"{digest:08x}", seed, schedule_steps)
 
 
 def set_up(images: Images, settings: Settings) -> Setup:
-    """The model, its step and its batches."""
+    """The model, its step and its batches.
+
+    Raises:
+        ArgumentValueError: The images are too small for the model.
+    """
+    recipe = RECIPES[settings.model]
     model_key, data_key, training_key = jax.random.split(jax.random.key(settings.seed), 3)
-    model = nn.MLP(
-        images.x_train.shape[1],
-        images.num_classes,
-        WIDTH,
-        DEPTH,
-        dropout=DROPOUT,
-        key=model_key,
-    )
-    schedule = optax.cosine_decay_schedule(LEARNING_RATE, settings.schedule_steps)
-    train = (images.x_train, images.y_train)
-    test = (images.x_test, images.y_test)
+    train = (recipe.as_input(images.x_train, images.shape), images.y_train)
+    test = (recipe.as_input(images.x_test, images.shape), images.y_test)
+    model, model_state = recipe.make(train[0].shape[1:], images.num_classes, model_key)
     return Setup(
+        recipe=recipe,
         model=model,
-        step=TrainStep(loss_fn, optax.adamw(schedule)),
-        eval_step=EvalStep(metric_fn),
-        batches=data.arrays(train, min(BATCH_SIZE, len(images.y_train)), key=data_key),
+        model_state=model_state,
+        summary=recipe.describe(model, model_state, train[0][0]),
+        step=recipe.make_step(settings.schedule_steps),
+        eval_step=recipe.make_eval_step(),
+        batches=data.arrays(train, min(recipe.batch_size, len(images.y_train)), key=data_key),
         test_batches=data.arrays(
             test,
             min(_EVAL_BATCH_SIZE, len(images.y_test)),
@@ -118,7 +107,7 @@ def train(setup: Setup, num_steps: int, run: Path) -> tuple[TrainState, History,
     throughput = Throughput()
     state, history = fit(
         setup.step,
-        setup.step.init(setup.model, key=setup.key),
+        setup.step.init(setup.model, key=setup.key, model_state=setup.model_state),
         setup.batches,
         num_steps=num_steps,
         eval=(setup.eval_step, setup.test_batches),
