@@ -517,7 +517,16 @@ def _outputs(
 
     keys = None if key is None else example_keys(key, indices)
     axes = (None, None, 0, None if keys is None else 0)
-    output = eqx.filter_vmap(one, in_axes=axes)(model, model_state, inputs, keys)
+    try:
+        output = eqx.filter_vmap(one, in_axes=axes)(model, model_state, inputs, keys)
+    except NameError as error:
+        if "axis name" not in str(error):
+            raise
+        raise ArgumentValueError(
+            f"`inference` (=False) leaves layers in training mode that reduce over the examples of "
+            f"a batch (BatchNorm), and a prediction is for each input alone: {error} Leave "
+            f"`inference=True`."
+        ) from error
     strange = [path for path, leaf in flatten_with_paths(output)[0] if not eqx.is_array(leaf)]
     if strange:
         raise ArgumentTypeError(

@@ -15,6 +15,7 @@ from jaxtyping import Array, Key
 from ._custom_types import Door, Model, PRNGKey
 from ._errors import ArgumentTypeError, ArgumentValueError, TreeError
 from ._hyperparams import with_hyperparams
+from ._model_state import require_state_of
 from ._precision import cast, widened
 from ._program import StepSpec, optax_promotion, optimized
 from ._random import model_key, training_key
@@ -37,7 +38,7 @@ def _made(model: Any, key: PRNGKey) -> Model:
     ]
     if not required and any(p.kind is p.VAR_KEYWORD for p in parameters):
         # As what `eqx.nn.make_with_state` makes, which hides the signature of what it calls.
-        return model(key=model_key(key))
+        return _made_by_key(model, model_key(key))
     if not required:
         return model()
     if len(required) > 1:
@@ -50,6 +51,19 @@ def _made(model: Any, key: PRNGKey) -> Model:
     if parameter.kind is parameter.KEYWORD_ONLY:
         return model(**{parameter.name: model_key(key)})
     return model(model_key(key))
+
+
+def _made_by_key(make: Any, key: PRNGKey) -> Model:
+    try:
+        return make(key=key)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise ArgumentTypeError(
+            f"`model` is a function that does not tell what it takes, as those of "
+            f"`eqx.nn.make_with_state` do, so it was called with `key=...`; but {error}. Hand over "
+            f"a function of the key: `lambda key: eqx.nn.make_with_state(Net)(...)`."
+        ) from error
 
 
 def _as_array(leaf: Any, copy: bool) -> Any:
@@ -136,7 +150,10 @@ def initial_members(
         return _initial_parts(spec, _made(model, key), model_state, key, copy=True)
 
     parts = eqx.filter_vmap(one, in_axes=axes, out_axes=memberwise())(model, model_state, keys)
-    parts = parts._replace(active=jnp.ones(size, bool), faults=init_faults(size))
+    stops = spec.nonfinite == "stop"
+    parts = parts._replace(
+        active=jnp.ones(size, bool) if stops else None, members=size, faults=init_faults(size)
+    )
     if hyperparams is not None:
         values = _numbers(hyperparams, size)
         parts = parts._replace(opt_state=with_hyperparams(parts.opt_state, values))
@@ -214,6 +231,7 @@ def _initial_parts(spec: StepSpec, made: Any, model_state: Any, key: PRNGKey, co
         loss_scale=None if policy is None else initial_scale(policy),
         skipped=jnp.zeros((), jnp.int32) if spec.counts_skipped else None,
         active=None,
+        members=None,
         key=RawKey.of(training_key(key)),
         step=jnp.zeros((), jnp.int32),
         faults=init_faults(),
@@ -225,6 +243,7 @@ def _with_state(spec: StepSpec, made: Any, model_state: Any) -> tuple[Any, Any]:
 
     Raises:
         ArgumentTypeError: There is none and the loss wants one, or the reverse.
+        ArgumentValueError, TreeError: It is no longer valid, or another model's.
     """
     pair = isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], eqx.nn.State)
     if pair and model_state is not None:
@@ -248,4 +267,5 @@ def _with_state(spec: StepSpec, made: Any, model_state: Any) -> tuple[Any, Any]:
             "`loss_fn(model, model_state, example, key)`, returning `loss, model_state`, and "
             "say `TrainStep(..., stateful=True)`."
         )
+    require_state_of(made, model_state)
     return made, model_state

@@ -205,6 +205,11 @@ class LossCall:
                 f"`return (loss, aux), model_state`."
             )
         figures, new_state = returned
+        if isinstance(figures, eqx.nn.State):
+            raise LossError(
+                "The loss function returned the model's state first: the state comes second, "
+                "`return loss, model_state`, or with aux `return (loss, aux), model_state`."
+            )
         return _totals(figures, hint), require_same_state(model_state, new_state)
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ._errors import LossError
-from .tree._paths import escape, flatten_with_paths, join
+from ._errors import ArgumentValueError, LossError, TreeError
+from .tree._paths import escape, flatten_with_paths, join, path_of
 
 
 def fresh(model_state: PyTree) -> PyTree:
@@ -34,6 +34,38 @@ def state_paths(model_state: PyTree) -> list[str]:
             for path, _ in flatten_with_paths(value)[0]
         ]
     return [path for path, _ in flatten_with_paths(model_state)[0]]
+
+
+def _is_index(node: Any) -> bool:
+    return isinstance(node, eqx.nn.StateIndex)
+
+
+def require_state_of(model: PyTree, model_state: PyTree) -> None:
+    """Refuses a state that does not belong to a model, or is no longer valid.
+
+    Raises:
+        ArgumentValueError: `set` was called on it, or a layer was with it.
+        TreeError: It lacks the state of some layer.
+    """
+    if not isinstance(model_state, eqx.nn.State):
+        return
+    try:
+        _, markers = model_state.tree_flatten()
+    except ValueError as error:  # Equinox's, of a state that `set` was called on.
+        raise ArgumentValueError(
+            "`model_state` was used up: each call of a stateful layer returns the next state, and "
+            "the old one is no longer valid. Hand over the newest one."
+        ) from error
+    nodes = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_index)[0]
+    missing = [
+        path_of(keys) for keys, node in nodes if _is_index(node) and node.marker not in markers
+    ]
+    if missing:
+        raise TreeError(
+            f"`model_state` lacks the state of {', '.join(map(repr, missing))}: it is that of "
+            f"another model. Make both at once, `model, model_state = "
+            f"eqx.nn.make_with_state(Net)(...)`."
+        )
 
 
 def require_same_state(old: PyTree, new: PyTree) -> PyTree:
