@@ -1,22 +1,28 @@
 """Large numbers as people read them."""
 
+import math
+
 _DECIMAL = ("", "k", "M", "G", "T", "P", "E")
+
+
+def _scaled(number: float | int) -> tuple[str, str]:
+    """Three digits, and the prefix of the unit."""
+    for power in range(len(_DECIMAL) - 1, 0, -1):
+        # What would be rounded up to 1000 belongs to the next.
+        if 999.5 * 1000 ** (power - 1) <= abs(number) < math.inf:
+            return f"{number / 1000**power:.3g}", _DECIMAL[power]
+    return f"{number:.3g}", ""
 
 
 def short(number: float | int) -> str:
     """1234567 as `1.23M`."""
-    for power in range(len(_DECIMAL) - 1, 0, -1):
-        # What would be rounded up to 1000 belongs to the next.
-        if abs(number) >= 999.5 * 1000 ** (power - 1):
-            return f"{number / 1000**power:.3g}{_DECIMAL[power]}"
-    return f"{number:.3g}"
+    return "".join(_scaled(number))
 
 
 def quantity(number: float | int, unit: str) -> str:
     """1234567 flop as `1.23 Mflop`."""
-    figure = short(number)
-    prefix = figure[-1] if figure[-1].isalpha() and figure not in ("inf", "nan") else ""
-    return f"{figure.removesuffix(prefix)} {prefix}{unit}"
+    digits, prefix = _scaled(number)
+    return f"{digits} {prefix}{unit}"
 
 
 def binary(number: float | int) -> str:
