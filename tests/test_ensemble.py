@@ -159,7 +159,6 @@ def test_a_member_that_stands_still_keeps_its_bits_while_the_others_go_on():
     for index in (0, 2):
         assert not np.array_equal(after[index].model.last.weight, before[index].model.last.weight)
     assert state.active.tolist() == [True, False, True]
-    assert len(THREE.compilations) <= 2
     # What the others compute does not depend on it.
     alone = THREE.init(Net, key=KEY)
     alone, _ = THREE(alone, make_batch())
@@ -290,6 +289,44 @@ def test_early_stopping_stops_members_one_by_one():
     still = state.replace(active=np.zeros(3, bool))
     _, history = treadle.fit(THREE, still, batches, num_steps=20, callbacks=[again], progress=False)
     assert "none of the 3 members goes on" in history.stopped
+
+
+def test_a_training_in_which_a_member_was_stopped_resumes_bit_for_bit(tmp_path):
+    batches = [make_batch(seed=seed) for seed in range(10)]
+
+    def run(folder, steps):
+        rates = {"learning_rate": np.array([0.0, 1e-2, 1e-2])}
+        state = THREE.init(Net, key=KEY, hyperparams=rates)
+        stopping = treadle.callbacks.EarlyStopping("loss", mode="min", patience=1, min_delta=1e-4)
+        return treadle.fit(
+            THREE,
+            state,
+            batches,
+            num_steps=steps,
+            run=tmp_path / folder,
+            eval=(EVAL, batches[:1]),
+            eval_every=2,
+            callbacks=[stopping],
+            progress=False,
+        )[0]
+
+    straight = run("straight", 10)
+    assert not straight.active[0]
+    run("parts", 6)
+    assert_same(run("parts", 10), straight)
+
+
+def test_only_an_ensemble_in_which_a_member_stopped_keeps_a_bool_for_each():
+    state = THREE.init(Net, key=KEY)
+    assert not state.has_stopped_members
+    assert state.active.tolist() == [True, True, True]
+    before = len(state.leaves)
+    state = state.replace(active=[True, True, False])
+    assert state.has_stopped_members
+    assert len(state.leaves) == before + 1
+    assert "active" in state.leaf_paths()
+    with pytest.raises(treadle.TreeError, match=r"'' has shape \(2,\), not \(3,\)"):
+        state.replace(active=[True, False])
 
 
 def test_what_does_not_fit_is_told():

@@ -3,7 +3,6 @@
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 
 from ._batch import num_examples
 from ._custom_types import Args, Batch, Metrics
@@ -48,7 +47,7 @@ def advance_all(
 
 
 def _require_kind(spec: StepSpec, parts: Parts) -> None:
-    members = None if parts.active is None else jnp.shape(parts.active)[0]
+    members = parts.members
     if members == spec.members:
         return
     raise TreeError(

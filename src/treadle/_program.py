@@ -14,6 +14,7 @@ from ._average import averaged
 from ._batch import is_batch_leaf
 from ._custom_types import Args, Batch, Flag, Metrics
 from ._errors import ArgumentTypeError, LossError, TreeError
+from ._finite import all_finite
 from ._gradient import Gradient, LossOfBatch, LossSpec, require_divisible
 from ._hyperparams import hyperparams_of
 from ._norm import tree_norm
@@ -131,6 +132,7 @@ def advance(spec: StepSpec, parts: Parts, batch: Batch, args: Args | None) -> tu
         loss_scale=health.loss_scale,
         skipped=health.skipped,
         active=health.active,
+        members=parts.members,
         key=parts.key,
         step=parts.step + 1,
         faults=_note(parts.faults, health.fault, gradient.empty, parts.step),
@@ -146,7 +148,7 @@ class _Health(NamedTuple):
         counts: Whether the update counts, or is dropped; `None` where it always does.
         loss_scale: The next one.
         skipped: How many updates were dropped so far.
-        active: Whether this member of an ensemble goes on; `None` for a single run.
+        active: Whether this member of an ensemble goes on; `None` while all do.
     """
 
     fault: Flag | None
@@ -176,7 +178,7 @@ class _Health(NamedTuple):
         if skipped is not None and counts is not None:
             skipped = skipped + (~counts).astype(skipped.dtype)
         active = parts.active
-        if active is not None and spec.nonfinite == "stop":
+        if active is not None and fault is not None and spec.nonfinite == "stop":
             active = active & ~fault
         if parts.active is not None:
             counts = parts.active if counts is None else counts & parts.active
@@ -334,12 +336,7 @@ def _same_types(name: str, old: PyTree, new: PyTree) -> PyTree:
 
 def _is_finite(gradient: Gradient, norm: jax.Array) -> Flag:
     """The gradient is finite; a norm that overflows over finite gradients is no fault."""
-
-    def look_closely() -> jax.Array:
-        leaves = jax.tree.leaves(gradient.grads)
-        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]))
-
-    return jax.lax.cond(jnp.isfinite(norm), lambda: jnp.bool_(True), look_closely)
+    return all_finite(norm, jax.tree.leaves(gradient.grads))
 
 
 def _note(

@@ -516,7 +516,8 @@ def _as_optimizer(optimizer: Any) -> optax.GradientTransformation:
     """
     if isinstance(optimizer, optax.MultiSteps):
         # Not its `gradient_transformation()`, which hides that `update` takes extra arguments.
-        optimizer = optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
+        update: Any = optimizer.update
+        optimizer = optax.GradientTransformationExtraArgs(optimizer.init, update)
     if not isinstance(optimizer, optax.GradientTransformation):
         raise ArgumentTypeError(
             f"`optimizer` (={optimizer!r}) is a {type(optimizer).__name__}, not an optax "

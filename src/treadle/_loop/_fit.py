@@ -366,12 +366,13 @@ class _Loop:
 
     def stop_members(self, mask: Any) -> None:
         """Lets members of an ensemble stand still."""
-        if self.state.active is None:
+        if self.state.members is None:
             raise ArgumentValueError(
                 "`ctx.stop_members` was called, but the state is that of a single run: "
                 "`ctx.stop(reason)` ends it."
             )
-        self.state = self.state.replace(active=np.asarray(self.state.active) & ~np.asarray(mask))
+        goes_on = np.asarray(self.state.active) & ~np.asarray(mask)
+        self.state = self.state.replace(active=goes_on)
 
     def save(self, checkpointer: Checkpointer) -> None:
         """Writes a checkpoint of everything that a resume needs."""
@@ -382,7 +383,11 @@ class _Loop:
         checkpointer.save(
             self.count,
             self.state,
-            metadata={"data": self.feed.position(), "callbacks": states},
+            metadata={
+                "data": self.feed.position(),
+                "callbacks": states,
+                "members_stopped": self.state.has_stopped_members,
+            },
             metrics=self._evaluated_here(),
             # A step that is there is of a training that was cut off behind it, and is taken again.
             overwrite=True,
@@ -424,11 +429,13 @@ def _resume(
         )
     # A state that is already there was handed over on purpose: only the rest is restored.
     continued = loop.count == newest
+    metadata = checkpointer.metadata(newest)
+    if metadata.get("members_stopped") and not loop.state.has_stopped_members:
+        loop.state = loop.state.replace(active=loop.state.active)
     if not continued:
         loop.state = checkpointer.restore(loop.state)
         loop.count = newest
     # A checkpoint may also have been saved by hand, without any of this.
-    metadata = checkpointer.metadata(newest)
     loop.restore_callbacks(metadata.get("callbacks", {}))
     skipped = 0
     if newest < loop.num_steps:
