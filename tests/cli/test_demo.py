@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+import treadle
 from treadle import Callback, fit
 from treadle._cli import _demo, _mlp, _resnet, _training, main
 from treadle._cli._extra import MissingExtraError
@@ -24,6 +25,22 @@ def small():
         patch.setattr(_mlp, "WIDTH", 16)
         patch.setattr(_resnet, "WIDTH", 4)
         yield patch
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once(tmp_path_factory):
+    """A compilation cache: every run here compiles the same programs."""
+    settings = (
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in settings}
+    treadle.compilation_cache(tmp_path_factory.mktemp("cache"))
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    treadle.compilation_cache(before["jax_compilation_cache_dir"])
 
 
 @pytest.fixture(scope="module")
