@@ -188,23 +188,24 @@ def test_replacing_the_average():
 
 
 def test_a_member_that_stands_still_has_its_own_count():
-    if "ensemble" not in _STEPS:
-        _STEPS["ensemble"] = treadle.ensemble(_STEPS[0.9], 2)
-    step = _STEPS["ensemble"]
-    state = step.init(Net, key=jax.random.key(0))
+    def distance(model, example, key):
+        return jnp.sum((model["w"] - example) ** 2)
+
+    step = treadle.ensemble(treadle.TrainStep(distance, optax.sgd(0.25), ema=0.9), 2)
+    state = step.init(lambda key: {"w": jax.random.normal(key, (3,))}, key=jax.random.key(0))
     models = [[], []]
     for seed, active in enumerate(([True, True], [True, False], [True, False], [True, True])):
         state = state.replace(active=np.array(active))
         before = state.copy()
-        state, _ = step(state, make_batch(seed=seed))
+        state, _ = step(state, np.random.default_rng(seed).normal(size=(2, 3)).astype(np.float32))
         for member in range(2):
             if active[member]:
-                models[member].append(np.asarray(state.model.last.bias[member]))
+                models[member].append(np.asarray(state.model["w"][member]))
         if not active[1]:
-            assert_same(state.ema_model.last.bias[1], before.ema_model.last.bias[1])
+            assert_same(state.ema_model["w"][1], before.ema_model["w"][1])
     for member in range(2):
         expected = by_numpy(models[member], 0.9)
-        np.testing.assert_allclose(state.ema_model.last.bias[member], expected, atol=1e-6)
+        np.testing.assert_allclose(state.ema_model["w"][member], expected, atol=1e-6)
 
 
 def test_a_model_in_bfloat16_has_an_average_in_float32():
