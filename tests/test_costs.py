@@ -477,10 +477,13 @@ class Host:
 
     def request_stop(self, reason): ...
 
+    def stop_members(self, mask): ...
+
 
 def draw(monkeypatch, *, width, shown, figures=None, cost=None):
     """The lines of a bar at the end of a training of 100 steps in 10 s."""
-    clock = iter([0.0, 1.0, 11.0, 11.0, 11.0])
+    # At the start; the first step, which is noted when it is next looked for; the last one.
+    clock = iter([0.0, 1.0, 1.0, 11.0, 11.0])
     monkeypatch.setattr(_progress, "_RATE_SECONDS", 100.0)
     monkeypatch.setattr(_progress.time, "perf_counter", lambda: next(clock))
     with open(os.devnull, "w") as nowhere:
@@ -496,6 +499,7 @@ def draw(monkeypatch, *, width, shown, figures=None, cost=None):
         if figures is not None:
             bar.on_eval(context(0))
         bar.on_step(context(1))
+        bar.on_step(context(2))
         bar.on_end(context(101))
     return console.export_text()
 
@@ -521,6 +525,51 @@ def test_a_narrow_bar_tells_them_below(monkeypatch):
     text = draw(monkeypatch, width=140, shown=shown, cost=unknown)
     assert "20 GFLOP/s" in text
     assert "peak" not in text
+
+
+def test_the_bar_goes_by_what_is_over(monkeypatch):
+    """The host dispatches far ahead of the device: what is only under way is no speed."""
+    now = [0.0]
+    monkeypatch.setattr(_progress.time, "perf_counter", lambda: now[0])
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, force_terminal=True, width=140, record=True)
+        bar = treadle.callbacks.ProgressBar(console)
+        over = set()
+
+        class Later(dict):
+            ready = property(lambda self: self["step"] in over)
+
+        def step(at, number):
+            now[0] = at
+            metrics = Later(loss=0.5, step=number)
+            bar.on_step(
+                treadle.callbacks.Context(
+                    Host(COST), number, 1000, metrics, None, False, number, {}
+                )
+            )
+
+        bar.on_start(treadle.callbacks.Context(Host(COST), 0, 1000, None, None, False, 0, {}))
+        step(10.0, 1)
+        over.add(1)
+        step(11.0, 100)  # The first is over: the clock runs. This one is waited for.
+        step(12.0, 200)
+        step(13.0, 300)
+        assert bar._rate is None
+        over.add(100)
+        step(14.0, 400)
+    assert bar._rate == pytest.approx(99 / 3)
+    assert bar._flops == "66 GFLOP/s (66% of peak)"
+
+
+def test_a_short_run_that_ends_with_an_evaluation_has_a_speed():
+    step, state, batch = mlp_step()
+    with open(os.devnull, "w") as nowhere:
+        console = Console(file=nowhere, force_terminal=True, width=140, record=True)
+        bar = treadle.callbacks.ProgressBar(console)
+        fit(step, state, batch, callbacks=[bar], eval=lambda state: {"size": 1.0})
+    last = console.export_text().splitlines()[-1]
+    assert "ex/s" in last
+    assert "FLOP/s" in last
 
 
 def test_a_step_without_products_tells_no_speed(monkeypatch):

@@ -4,7 +4,7 @@ import collections
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,22 @@ _BAR_WIDTH = 16
 _TIME_WIDTH = len("1:23:45")
 _RATE_SECONDS = 5.0
 _LAST = "grad_norm"
+
+
+class _Mark(NamedTuple):
+    """A step on its way: its metrics, and how many examples and steps there are by then."""
+
+    metrics: Any
+    seen: int
+    step: int
+
+
+class _Reached(NamedTuple):
+    """A step that was over at some time."""
+
+    time: float
+    seen: int
+    step: int
 
 
 class ProgressBar(Callback):
@@ -43,20 +59,21 @@ class ProgressBar(Callback):
         self._live = self._console.is_terminal or self._console.is_jupyter
         self._progress: Any = None
         self._task: Any = None
-        self._waiting: Any = None
+        self._waiting: _Mark | None = None
         self._shown: Mapping[str, Any] = {}
         self._eval: Mapping[str, Any] = {}
         self._rate: float | None = None
         self._flops: str = ""
-        # When, and how many examples and steps by then: the speed is that of the last few seconds.
-        self._window: collections.deque[tuple[float, int, int]] = collections.deque()
+        # What was over when: the speed is that of the last few seconds.
+        self._window: collections.deque[_Reached] = collections.deque()
+        self._first: _Reached | None = None
 
     def on_start(self, ctx: Context) -> None:
         """Shows an empty bar: compiling may take a while."""
         self._printed = self._drawn = time.perf_counter()
         self._window.clear()
         self._printed_step = ctx.step
-        self._rate = self._waiting = None
+        self._rate = self._waiting = self._first = None
         self._flops = ""
         if self._live:
             self._progress = _bar(self._console)
@@ -68,19 +85,25 @@ class ProgressBar(Callback):
 
     def on_step(self, ctx: Context) -> None:
         """Draws, at most four times a second."""
-        if self._waiting is None:
-            self._waiting = ctx.metrics
         now = time.perf_counter()
+        waiting = self._waiting
+        if waiting is None:
+            # As soon as this is over the clock runs, so that compiling is not counted.
+            if not self._window:
+                self._waiting = _Mark(ctx.metrics, ctx.seen, ctx.step)
+        elif waiting.metrics.ready:
+            self._note(now, waiting)
         if now - self._drawn < _REFRESH_SECONDS:
             return
         self._drawn = now
-        if self._waiting.ready:
-            self._shown, self._waiting = dict(self._waiting), ctx.metrics
-            self._measure(ctx, now)
+        if self._window:
+            self._measure(ctx, self._window[0], self._window[-1])
         if self._progress is not None:
             self._draw(ctx)
         elif self._line_due(ctx, now):
             self._print_line(ctx, now)
+        if self._waiting is None:
+            self._waiting = _Mark(ctx.metrics, ctx.seen, ctx.step)
 
     def on_eval(self, ctx: Context) -> None:
         """Shows the figures from the next drawing on."""
@@ -88,6 +111,7 @@ class ProgressBar(Callback):
         self._eval = dict(ctx.eval)
         # The evaluation is not part of the training's speed.
         self._window.clear()
+        self._waiting = None
 
     def on_end(self, ctx: Context) -> None:
         """Shows the last figures, and leaves them standing."""
@@ -97,19 +121,24 @@ class ProgressBar(Callback):
         """Leaves the terminal as it was."""
         self._finish(ctx)
 
-    def _measure(self, ctx: Context, now: float) -> None:
-        """The first call of this begins the window, so that compiling is not counted."""
-        self._window.append((now, ctx.seen, ctx.step))
-        while now - self._window[0][0] > _RATE_SECONDS:
+    def _note(self, now: float, over: _Mark) -> None:
+        """The device has reached a step; the host may be many steps ahead of it."""
+        self._shown, self._waiting = dict(over.metrics), None
+        reached = _Reached(now, over.seen, over.step)
+        self._first = self._first or reached
+        self._window.append(reached)
+        while len(self._window) > 2 and now - self._window[0].time > _RATE_SECONDS:
             self._window.popleft()
-        since, examples, steps = self._window[0]
-        if now > since:
-            self._rate = (ctx.seen - examples) / (now - since)
-            # A step without products to count has no speed to tell.
-            if ctx.flops:
-                flops = ctx.flops * (ctx.step - steps) / (now - since)
-                peak = ctx.peak_flops
-                self._flops = speed(flops, None if peak is None else flops / peak)
+
+    def _measure(self, ctx: Context, since: _Reached, until: _Reached) -> None:
+        elapsed = until.time - since.time
+        if until.step == since.step or not elapsed:
+            return
+        self._rate = (until.seen - since.seen) / elapsed
+        # A step without products to count has no speed to tell.
+        if ctx.flops:
+            flops, peak = ctx.flops * (until.step - since.step) / elapsed, ctx.peak_flops
+            self._flops = speed(flops, None if peak is None else flops / peak)
 
     def _draw(self, ctx: Context) -> None:
         assert self._progress is not None
@@ -156,9 +185,12 @@ class ProgressBar(Callback):
 
     def _finish(self, ctx: Context) -> None:
         if ctx.metrics is not None and ctx.metrics.ready:
-            self._shown = dict(ctx.metrics)
-        if self._window:
-            self._measure(ctx, time.perf_counter())
+            self._note(time.perf_counter(), _Mark(ctx.metrics, ctx.seen, ctx.step))
+            since = self._window[0]
+            if self._rate is None and self._first is not None:
+                # Short, or with an evaluation at the end: the whole call's speed has to do.
+                since = self._first
+            self._measure(ctx, since, self._window[-1])
         if self._progress is not None:
             self._draw(ctx)
             self._progress.stop()
