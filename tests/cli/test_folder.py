@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 
@@ -40,6 +41,16 @@ def test_other_settings_are_refused(tmp_path, change, message):
     run = claimed(tmp_path)
     with pytest.raises(ArgumentValueError, match=message):
         claim(run, dataclasses.replace(SETTINGS, **change))
+
+
+def test_a_run_from_before_there_were_models_is_a_perceptrons(tmp_path):
+    run = claimed(tmp_path)
+    held = dataclasses.asdict(SETTINGS)
+    del held["model"]
+    (run / "demo.json").write_text(json.dumps(held))
+    claim(run, SETTINGS)
+    with pytest.raises(ArgumentValueError, match="with the model mlp, and this one"):
+        claim(run, dataclasses.replace(SETTINGS, model="resnet"))
 
 
 def test_someone_elses_run_is_refused(tmp_path):

@@ -112,4 +112,5 @@ def _held(folder: Path) -> dict[str, Any] | None:
     except ValueError:
         return None
     is_ours = isinstance(held, dict) and {"data", "seed"} <= held.keys()
-    return held if is_ours else None
+    # Runs from before there was a choice are of the perceptron.
+    return {"model": "mlp"} | held if is_ours else None
