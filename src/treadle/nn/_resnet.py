@@ -35,8 +35,8 @@ state beside the model.
 
 _NO_AXIS = """This ResNet has batch norms and is in training mode, so it must be mapped over a \
 batch whose axis is called {axis!r} (its `axis_name`), and it is not.
-- `treadle.TrainStep(loss_fn, optimizer, stateful=True)` does so; its `axis_name` is "batch" unless \
-you say so, and must be the model's.
+- `treadle.TrainStep(loss_fn, optimizer, stateful=True)` does so; its `axis_name` is "batch" \
+unless you say otherwise, and must be the model's.
 - By hand: `jax.vmap(model, axis_name={axis!r}, in_axes=(0, None), out_axes=(0, None))(x, state)`.
 - To predict, `eqx.nn.inference_mode(model)` uses the running statistics and needs no batch."""
 
