@@ -561,12 +561,17 @@ def test_the_bar_goes_by_what_is_over(monkeypatch):
     assert bar._flops == "66 GFLOP/s (66% of peak)"
 
 
+class Slow(treadle.Callback):
+    def on_step(self, ctx):
+        dict(ctx.metrics)
+
+
 def test_a_short_run_that_ends_with_an_evaluation_has_a_speed():
     step, state, batch = mlp_step()
     with open(os.devnull, "w") as nowhere:
         console = Console(file=nowhere, force_terminal=True, width=140, record=True)
         bar = treadle.callbacks.ProgressBar(console)
-        fit(step, state, batch, callbacks=[bar], eval=lambda state: {"size": 1.0})
+        fit(step, state, batch, callbacks=[Slow(), bar], eval=lambda state: {"size": 1.0})
     last = console.export_text().splitlines()[-1]
     assert "ex/s" in last
     assert "FLOP/s" in last
