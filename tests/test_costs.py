@@ -346,7 +346,7 @@ def test_what_a_backend_does_not_report_is_none():
         args_info=compiled.executable.args_info,
         input_shardings=compiled.executable.input_shardings,
     )
-    poor = measure(silent, state, True, 0.0, 0.0)
+    poor = measure(silent, True, 0.0, 0.0, None)
     assert poor.flops is poor.bytes_accessed is poor.arithmetic_intensity is None
     assert poor.peak_bytes is poor.temporary_bytes is poor.output_bytes is None
     assert poor.model_flops is None
@@ -357,7 +357,7 @@ def test_model_flops_notes_and_peak_are_shown():
     step, state, batch = mlp_step()
     traced = step._step.trace(state, batch, None)
     executable = traced.lower().compile()
-    measured = measure(executable, state, True, 0.0, 0.0, traced.jaxpr)
+    measured = measure(executable, True, 0.0, 0.0, traced.jaxpr)
     assert measured.model_flops == products_of_mlp([6, 8, 8, 3], 16)
     # What XLA made of it has more, such as the optimizer.
     assert 0 < measured.elementwise_flops < measured.flops

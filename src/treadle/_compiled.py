@@ -155,21 +155,19 @@ def _shown(value: float | int | None, human: Callable[..., str]) -> tuple[str, s
 
 def measure(
     executable: Any,
-    state: TrainState,
     donate: bool,
     trace_seconds: float,
     compile_seconds: float,
-    program: Any = None,
+    program: Any,
 ) -> Compiled:
     """Reads the figures of a compiled executable.
 
     Args:
         executable: The step, as JAX compiled it.
-        state: What it was compiled for.
         donate: Whether the step donates the state.
         trace_seconds: What tracing took.
         compile_seconds: What compiling took.
-        program: The traced program, a `ClosedJaxpr`; without it, model flops are unknown.
+        program: The traced program, a `ClosedJaxpr`; `None` where it is not known.
     """
     cost = executable.cost_analysis() or {}
     if isinstance(cost, list):  # One per program in older JAX.

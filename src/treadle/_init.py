@@ -12,11 +12,12 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Key
 
+from ._average import Average
 from ._custom_types import Door, Model, PRNGKey
 from ._errors import ArgumentTypeError, ArgumentValueError, TreeError
 from ._hyperparams import with_hyperparams
 from ._model_state import require_state_of
-from ._precision import cast, widened
+from ._precision import cast
 from ._program import StepSpec, optax_promotion, optimized
 from ._random import model_key, training_key
 from ._scaling import initial_scale
@@ -226,7 +227,7 @@ def _initial_parts(spec: StepSpec, made: Any, model_state: Any, key: PRNGKey, co
         model=model,
         opt_state=jax.tree.unflatten(treedef, leaves),
         model_state=model_state,
-        ema_model=None if spec.ema is None else jax.tree.map(copy_leaf, widened(trained)),
+        ema_model=None if spec.ema is None else jax.tree.map(copy_leaf, Average.of(trained)),
         ema_updates=None if spec.ema is None else jnp.zeros((), jnp.int32),
         loss_scale=None if policy is None else initial_scale(policy),
         skipped=jnp.zeros((), jnp.int32) if spec.counts_skipped else None,

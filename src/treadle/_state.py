@@ -308,6 +308,8 @@ class TrainState(NamedLeaves, Stacked):
             ConsumedStateError: If a step has taken this state.
         """
         average = self._view("ema_model")
+        if average is not None:
+            average = average.unpacked()
         if average is None:
             return None
         return jax.tree.map(
@@ -593,12 +595,23 @@ def _prepared(name: str, value: Any, old: Any) -> Any:
         return RawKey.of(value if members else as_key(value))
     if name in ("step", "active") and old is not None:
         return jnp.asarray(value, old.dtype)
-    if name == "ema_model" and _same_places(old, value):
-        # What is not trained has no average.
-        return jax.tree.map(
-            lambda mean, own: None if mean is None else own, old, value, is_leaf=_is_none
-        )
+    if name == "ema_model" and old is not None:
+        return old.repacked(_averages(old.unpacked(), value))
     return value
+
+
+def _averages(old: PyTree, model: Model) -> PyTree:
+    """The averages in a model that is to replace them: what is not trained has none.
+
+    Raises:
+        TreeError: The model does not fit.
+    """
+    if _same_places(old, model):
+        model = jax.tree.map(
+            lambda mean, own: None if mean is None else own, old, model, is_leaf=_is_none
+        )
+    _require_fit("ema_model", old, model)
+    return jax.tree.map(jnp.asarray, model)
 
 
 def _same_places(a: PyTree, b: PyTree) -> bool:

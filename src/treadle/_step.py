@@ -306,13 +306,15 @@ class TrainStep:
         packed = None if args is None else pack_args(args)
         known = len(self._log.entries)
         start = time.perf_counter()
-        lowered = self._step.lower(state, batch, packed)
+        program = self._step.trace(state, batch, packed)
+        lowered = program.lower()
         traced = time.perf_counter()
         executable = lowered.compile()
         done = time.perf_counter()
         if len(self._log.entries) != known:
             self._log.complete("step", known, done - start)
-        return measure(executable, state, self._donate, traced - start, done - traced)
+        seconds = (traced - start, done - traced)
+        return measure(executable, self._donate, *seconds, program.jaxpr)
 
     @property
     def members(self) -> int | None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.helpers import Net, assert_same, loss_fn, make_batch
 
 import treadle
-from treadle._average import averaged
+from treadle._average import Average, averaged
 from treadle._compat import enable_x64
 
 DECAYS = (0.1, 0.9, 0.9999)
@@ -40,26 +40,55 @@ def test_the_average_is_that_of_numpy(decay, count, seed, far):
     rng = np.random.default_rng(seed)
     models = rng.normal(size=(count, 3)).astype(np.float32)
     # What the average begins with does not count, however far away it is.
-    average = {"w": jnp.full(3, np.float32(far)), "z": jnp.full(3, far, jnp.complex64)}
+    start = {"w": jnp.full(3, np.float32(far)), "z": jnp.full(3, far, jnp.complex64)}
+    average = Average.of(start)
     for t, model in enumerate(models, start=1):
         leaves = {"w": jnp.asarray(model), "z": jnp.asarray(model * (1 + 2j), jnp.complex64)}
         average = averaged(average, leaves, decay, jnp.int32(t))
         expected = by_numpy(models[:t], decay)
         # A few roundings of the largest number so far.
         error = 4 * 2.0**-23 * (far + np.abs(models).max())
-        np.testing.assert_allclose(average["w"], expected, rtol=0, atol=error)
-        np.testing.assert_allclose(average["z"], expected * (1 + 2j), rtol=0, atol=4 * error)
+        found = average.unpacked()
+        np.testing.assert_allclose(found["w"], expected, rtol=0, atol=error)
+        np.testing.assert_allclose(found["z"], expected * (1 + 2j), rtol=0, atol=4 * error)
 
 
 def test_the_average_of_many_steps_and_of_float64():
     with enable_x64():
         rng = np.random.default_rng(0)
         models = rng.normal(size=(2_000, 2))
-        average = jnp.zeros(2)
+        average = Average.of(jnp.zeros(2))
         step = jax.jit(lambda average, model, t: averaged(average, model, 0.999, t))
         for t, model in enumerate(models, start=1):
             average = step(average, jnp.asarray(model), jnp.int32(t))
-        np.testing.assert_allclose(average, by_numpy(models, 0.999), rtol=1e-12)
+        np.testing.assert_allclose(average.unpacked(), by_numpy(models, 0.999), rtol=1e-12)
+
+
+@given(
+    shapes=st.lists(st.sampled_from([(), (3,), (0,), (2, 5), (4_097,), (64, 64), (65, 64)])),
+    dtypes=st.lists(st.sampled_from(["float32", "bfloat16", "complex64"]), min_size=1),
+    members=st.sampled_from([None, 3]),
+)
+def test_small_leaves_share_a_vector_and_come_back(shapes, dtypes, members):
+    rng = np.random.default_rng(len(shapes))
+    lead = () if members is None else (members,)
+    trained = [
+        (jnp.asarray(rng.normal(size=(*lead, *shape)), dtypes[i % len(dtypes)]), None)
+        for i, shape in enumerate(shapes)
+    ]
+    make = Average.of if members is None else eqx.filter_vmap(Average.of)
+    if not shapes and members:
+        return
+    average = make(trained)
+    back = average.unpacked()
+    expected = jax.tree.map(
+        lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, trained
+    )
+    assert_same(back, expected)
+    assert_same(average.repacked(back), average)
+    large = [shape for shape in shapes if np.prod(shape) > 4_096]
+    assert len(average.large) == len(large)
+    assert len(average.small) <= 2
 
 
 @pytest.mark.parametrize("decay", DECAYS)
@@ -150,7 +179,7 @@ def test_the_average_goes_on_through_a_checkpoint_and_a_resumed_run(tmp_path):
     assert_same(resumed, whole)
     fused, _ = treadle.fit(step, fresh(), batches, num_steps=6, steps_per_call=3, progress=False)
     assert_same(fused, whole)
-    assert "ema_model/last/weight" in whole.leaf_paths()
+    assert "ema_model/small/float32" in whole.leaf_paths()
     # The frozen part is there once.
     assert "ema_model/first/weight" not in whole.leaf_paths()
 
