@@ -84,7 +84,7 @@ def sweep(
     Raises:
         ArgumentTypeError, ArgumentValueError: An argument cannot be used: a grid that is none, a
             name that nothing takes, a metric that is not there.
-        As `fit` does.
+        BatchError, DataError, LossError, TreeError: As `fit` and `ensemble` raise them.
 
     Example:
         >>> def make_step(learning_rate, weight_decay):
