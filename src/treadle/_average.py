@@ -1,5 +1,6 @@
 """The averaged model: an exponential moving average that is right from the first step on."""
 
+import functools
 import math
 from typing import Any
 
@@ -55,8 +56,10 @@ class Average(eqx.Module):
                 continue
             start, size = vectors[dtype], math.prod(shape)
             vectors[dtype] = start + size
+            cut = functools.partial(_cut, start=start, shape=shape)
             vector = self.small[dtype]
-            leaves.append(vector[..., start : start + size].reshape(*vector.shape[:-1], *shape))
+            # What stands for an array (`jax.ShapeDtypeStruct`) cannot be cut itself.
+            leaves.append(cut(vector) if eqx.is_array(vector) else jax.eval_shape(cut, vector))
         return jax.tree.unflatten(self.treedef, leaves)
 
     def repacked(self, averages: PyTree) -> "Average":
@@ -68,6 +71,11 @@ class Average(eqx.Module):
         members = next((vector.ndim - 1 for vector in self.small.values()), 0)
         leaves = jax.tree.leaves(averages)
         return Average(*_packed(leaves, members), self.treedef, self.shapes, self.dtypes)
+
+
+def _cut(vector: Array, start: int, shape: tuple[int, ...]) -> Array:
+    part = vector[..., start : start + math.prod(shape)]
+    return part.reshape(*vector.shape[:-1], *shape)
 
 
 def _is_small(shape: tuple[int, ...]) -> bool:

@@ -165,7 +165,8 @@ def evaluate(
     Batches are cut anew to one size across their boundaries, and the last one is filled up with
     rows that do not count, so a per-example metric compiles once; a batched metric sees the last
     batch in its own size, and compiles for it. Sums are float32 on the device within a batch, and
-    float64 on the host across batches.
+    float64 on the host across batches. Figures of integers are float32 too, so within a batch
+    they are exact up to 2**24.
 
     Args:
         eval_step: What to measure.
@@ -198,7 +199,7 @@ def evaluate(
     one_of("members", members, ("each", "mean"))
     pair = pair_of(model_or_state, weights)
     _require_model_state(eval_step, pair)
-    model = Bundle.pack(pair)
+    model = _packed(pair)
     stacked = isinstance(model_or_state, TrainState) and model_or_state.members is not None
     pending: list[dict[str, Total]] = []
     sums: dict[str, list[Any]] = {}
@@ -315,12 +316,22 @@ def model_of(model_or_state: Model | TrainState) -> Model:
     """
     if isinstance(model_or_state, TrainState):
         return model_or_state.model
-    if any(eqx.is_array(leaf) and is_deleted(leaf) for leaf in jax.tree.leaves(model_or_state)):
+    leaves = jax.tree.leaves(model_or_state)
+    if any(isinstance(leaf, jax.Array) and is_deleted(leaf) for leaf in leaves):
         raise ConsumedStateError(
             "The model's arrays are gone: it was borrowed from a state that a step has consumed. "
             "Use the newest state, or a model from `state.copy()`."
         )
     return model_or_state
+
+
+def _packed(pair: tuple[Model, PyTree]) -> Bundle:
+    """The model and its layers' state for the program; NumPy arrays go to the device once."""
+
+    def to_device(leaf: Any) -> Any:
+        return jnp.asarray(leaf) if isinstance(leaf, (np.ndarray, np.generic)) else leaf
+
+    return Bundle.pack(jax.tree.map(to_device, pair))
 
 
 def _require_batches(batches: Any) -> None:
@@ -391,6 +402,14 @@ def _concatenate(batches: list[Batch]) -> Batch:
 
 
 def _join(leaves: tuple[Any, ...]) -> Any:
+    shapes = list(dict.fromkeys(jnp.shape(leaf) for leaf in leaves))
+    if len({shape[1:] for shape in shapes}) > 1:
+        raise BatchError(
+            f"`batches` have arrays of the shapes {', '.join(map(str, shapes))}, which must be "
+            f"joined to cut batches of one size, and differ behind the leading axis: pad them to "
+            f"one length; or give every batch the same number of examples and leave out "
+            f"`batch_size`, so that none is cut."
+        )
     if any(isinstance(leaf, jax.Array) for leaf in leaves):
         return jnp.concatenate(leaves)
     return np.concatenate(leaves)
@@ -450,7 +469,7 @@ def predict(
     count = num_examples(inputs, "inputs")
     draws = None if key is None else predict_key(as_key(key))
     policy = as_precision(precision)
-    packed = Bundle.pack(pair_of(model, weights))
+    packed = _packed(pair_of(model, weights))
     stacked = isinstance(model, TrainState) and model.members is not None
     axis = 1 if stacked and members == "each" else 0
     outputs = []
@@ -527,11 +546,18 @@ def _outputs(
             f"a batch (BatchNorm), and a prediction is for each input alone: {error} Leave "
             f"`inference=True`."
         ) from error
-    strange = [path for path, leaf in flatten_with_paths(output)[0] if not eqx.is_array(leaf)]
+    named = flatten_with_paths(output)[0]
+    strange = [path for path, leaf in named if not eqx.is_array(leaf)]
     if strange:
         raise ArgumentTypeError(
             f"The model's output has something that is not an array at {strange[0]!r}: `predict` "
             f"stacks arrays. Wrap the model in a function that returns those."
+        )
+    keys = [path for path, leaf in named if jnp.issubdtype(leaf.dtype, jax.dtypes.extended)]
+    if keys:
+        raise ArgumentTypeError(
+            f"The model's output has a random key at {keys[0]!r}, which NumPy does not have: wrap "
+            f"the model in a function that leaves it out, or returns `jax.random.key_data(key)`."
         )
     return output
 

@@ -41,7 +41,9 @@ def explain(error: Exception, name: str, state: TrainState, batch: Any, args: An
             "`state` has leaves that are not JAX arrays (after `jax.device_get`?): bring them "
             "back with `jax.device_put(state)`."
         ) from error
-    if state.is_consumed:  # A part of it: what `replace` kept is shared with the state before.
+    # A part of it was gone: what `replace` kept is shared with the state before. A program that
+    # fails while it runs (`eqx.error_if`) has consumed the state too, but has an error of its own.
+    if state.is_consumed and "has been deleted" in str(error):
         raise ConsumedStateError(CONSUMED) from error
     mine = {id(leaf) for leaf in state.leaves}
     for given, tree in (("batch", batch), ("args", args)):

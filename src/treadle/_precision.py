@@ -24,6 +24,10 @@ _SHORT = {
 }
 _AUTOMATIC: Any = "automatic"
 
+# A scale and its reciprocal are normal numbers of float32, and a counter of steps is an int32.
+_SMALLEST, _LARGEST = 2.0**-100, 2.0**126
+_LONGEST = 2**31 - 1
+
 
 @dataclasses.dataclass(frozen=True)
 class LossScale:
@@ -38,10 +42,10 @@ class LossScale:
         initial: The scale of the first step.
         growth_factor: More than 1; a power of two keeps the scaling exact.
         backoff_factor: Between 0 and 1.
-        growth_interval: In steps.
+        growth_interval: In steps, at most 2**31 - 1.
         minimum: The scale does not go below; a gradient that overflows even there is a fault of its
-            own, which `nonfinite` decides upon.
-        maximum: Nor above.
+            own, which `nonfinite` decides upon. At least 2.0**-100.
+        maximum: Nor above. At most 2.0**126: beyond it the reciprocal has fewer digits.
 
     Raises:
         ArgumentTypeError: What is no number.
@@ -67,10 +71,16 @@ class LossScale:
                     f"`{name}` (={value!r}) is a {type(value).__name__}, not a number."
                 )
         rules = {
-            "minimum": (self.minimum > 0, "must be positive"),
+            "minimum": (
+                self.minimum >= _SMALLEST,
+                "must be positive, and at least 2.0**-100: leave it at 1.0",
+            ),
             "maximum": (
-                self.minimum <= self.maximum <= float(np.finfo(np.float32).max),
-                f"must be at least `minimum` (={self.minimum}), and finite in float32",
+                self.minimum <= self.maximum <= _LARGEST,
+                (
+                    f"must be at least `minimum` (={self.minimum}), and at most 2.0**126, so that "
+                    f"it is finite in float32 and its reciprocal has all digits"
+                ),
             ),
             "initial": (
                 self.minimum <= self.initial <= self.maximum,
@@ -79,8 +89,11 @@ class LossScale:
             "growth_factor": (1 < self.growth_factor < np.inf, "must be more than 1"),
             "backoff_factor": (0 < self.backoff_factor < 1, "must lie between 0 and 1"),
             "growth_interval": (
-                self.growth_interval >= 1 and self.growth_interval % 1 == 0,
-                "must be a whole number of at least 1",
+                self.growth_interval % 1 == 0 and 1 <= self.growth_interval <= _LONGEST,
+                (
+                    "must be a whole number of at least 1, and at most 2**31 - 1, which int32 "
+                    "counts to: for a scale that never grows, set `maximum` to `initial`"
+                ),
             ),
         }
         for name, (holds, rule) in rules.items():

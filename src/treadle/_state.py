@@ -1,5 +1,6 @@
 """`TrainState`: what a step takes and gives, as flat leaves and a skeleton."""
 
+import copy
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -422,6 +423,21 @@ class TrainState(NamedLeaves, Stacked):
         """
         self._require_alive()
         return TrainState(tuple(copy_leaf(leaf) for leaf in self.leaves), self.skeleton)
+
+    def __copy__(self) -> "TrainState":
+        return TrainState(self.leaves, self.skeleton)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TrainState":
+        self._require_alive()
+        return TrainState(copy.deepcopy(self.leaves, memo), self.skeleton)
+
+    def __reduce__(self) -> Any:
+        raise ArgumentTypeError(
+            "A `TrainState` cannot be pickled: a step knows it by a skeleton that belongs to this "
+            "process. Write it with `treadle.save(path, state)`, and read it with "
+            "`treadle.load(path, like)`, where `like` is a state of the same make, such as "
+            "`step.init(model, key=key)` gives."
+        )
 
     def replace(self, **views: Any) -> "TrainState":
         """The state with some views exchanged, everything else kept: the optimizer's state too.

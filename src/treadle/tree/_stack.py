@@ -36,14 +36,16 @@ def stack(trees: Door[Sequence[PyTree]]) -> PyTree:
 
     What `jax.vmap`, `eqx.filter_vmap(in_axes=eqx.if_array(0))` and a scan over layers want.
     Leaves that are not arrays (activation functions, rates) must be equal, and stay as they are.
-    The states of single runs (`TrainState`) become that of an ensemble, whose `step` has no axis.
+    Where all trees have a NumPy array, so has the result, which keeps its dtype and stays in host
+    memory. The states of single runs (`TrainState`) become that of an ensemble, whose `step` has no
+    axis.
 
     Args:
         trees: At least one; their arrays agree in shape and dtype.
 
     Raises:
         TreeError: There is none, or they differ in structure, shapes, dtypes, or in a leaf that is
-            not an array.
+            not an array; or a NumPy array holds something else than numbers.
         ArgumentTypeError: `trees` is one tree, not a sequence of trees.
 
     Example:
@@ -59,6 +61,12 @@ def stack(trees: Door[Sequence[PyTree]]) -> PyTree:
     if all(isinstance(tree, Stacked) for tree in trees):
         return type(trees[0]).stacked(trees)
     first, treedef = flatten_with_paths(trees[0])
+    for path, leaf in first:
+        if isinstance(leaf, np.ndarray) and not _is_numeric(leaf.dtype):
+            raise TreeError(
+                f"The tree has an array of {leaf.dtype} at {path!r}, which JAX does not have: turn "
+                f"it into numbers, or into a tuple, whose leaves must be equal in all trees."
+            )
     columns: list[list[Any]] = [[leaf] for _, leaf in first]
     for index, tree in enumerate(trees[1:], start=1):
         problems = _differences(first, treedef, tree)
@@ -69,10 +77,19 @@ def stack(trees: Door[Sequence[PyTree]]) -> PyTree:
             )
         for column, leaf in zip(columns, jax.tree.leaves(tree), strict=True):
             column.append(leaf)
-    return jax.tree.unflatten(
-        treedef,
-        [jnp.stack(column) if _is_array(column[0]) else column[0] for column in columns],
-    )
+    return jax.tree.unflatten(treedef, [_stacked(column) for column in columns])
+
+
+def _stacked(column: list[Any]) -> Any:
+    if not _is_array(column[0]):
+        return column[0]
+    # On the host, where JAX would narrow 64 bits to 32.
+    on_host = all(isinstance(leaf, np.ndarray) for leaf in column)
+    return np.stack(column) if on_host else jnp.stack(column)
+
+
+def _is_numeric(dtype: np.dtype) -> bool:
+    return dtype == np.bool_ or jnp.issubdtype(dtype, np.number)
 
 
 def unstack(tree: PyTree) -> list[PyTree]:
@@ -100,9 +117,15 @@ def unstack(tree: PyTree) -> list[PyTree]:
     assert size is not None
     leaves = [leaf for _, leaf in named]
     return [
-        jax.tree.unflatten(treedef, [leaf[index] if _is_array(leaf) else leaf for leaf in leaves])
+        jax.tree.unflatten(treedef, [_element(leaf, index) for leaf in leaves])
         for index in range(size)
     ]
+
+
+def _element(leaf: Any, index: int) -> Any:
+    if isinstance(leaf, np.ndarray):
+        return leaf[index, ...]  # An array without axes too, where `leaf[index]` is none.
+    return leaf[index] if _is_array(leaf) else leaf
 
 
 def _differences(first: list[tuple[str, Any]], treedef: Any, other: PyTree) -> list[str]:
@@ -121,7 +144,12 @@ def _differences(first: list[tuple[str, Any]], treedef: Any, other: PyTree) -> l
 def _alike(a: Any, b: Any) -> bool:
     if _is_array(a) and _is_array(b):
         return a.shape == b.shape and a.dtype == b.dtype
-    return a is b or (type(a) is type(b) and bool(a == b))
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    # Of one whose `==` is by element, all must be equal; NaN is not equal to itself.
+    return bool(np.all(a == b)) or bool(np.all(a != a) and np.all(b != b))
 
 
 def _told(leaf: Any) -> str:
