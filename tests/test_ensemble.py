@@ -329,6 +329,73 @@ def test_only_an_ensemble_in_which_a_member_stopped_keeps_a_bool_for_each():
         state.replace(active=[True, False])
 
 
+def stateful_loss(model, state, example, key):
+    x, y = example
+    hidden, state = model["norm"](x, state)
+    logits = model["out"](hidden)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y), state
+
+
+def test_all_members_may_begin_with_one_model_and_its_state():
+    def make(key):
+        return {
+            "norm": eqx.nn.BatchNorm(6, "batch", mode="ema"),
+            "out": eqx.nn.Linear(6, 3, key=key),
+        }
+
+    step = treadle.TrainStep(stateful_loss, optax.sgd(0.1), stateful=True)
+    pair = eqx.nn.make_with_state(make)(KEY)
+    for size in (2, 3):
+        state = treadle.ensemble(step, size).init(pair, key=KEY)
+        for member in treadle.tree.unstack(state):
+            assert_same(member.model["out"], pair[0]["out"])
+            assert_same(member.model_state, pair[1])
+
+
+def test_states_without_a_bool_for_each_member_are_refused_where_members_may_stop():
+    single = treadle.TrainStep(loss_fn, optax.sgd(0.1))
+    step = treadle.ensemble(single, 2, nonfinite="stop")
+    stacked = treadle.tree.stack([single.init(Net, key=jax.random.key(s)) for s in range(2)])
+    with pytest.raises(treadle.TreeError, match=r"`state.replace\(active=np.ones\(2, bool\)\)`"):
+        step(stacked, make_batch())
+    state, _ = step(stacked.replace(active=np.ones(2, bool)), make_batch())
+    assert state.active.tolist() == [True, True]
+
+
+def test_fit_ends_when_every_member_has_stopped():
+    step = treadle.ensemble(treadle.TrainStep(poisoned, optax.sgd(0.1)), 3, nonfinite="stop")
+    state, history = treadle.fit(
+        step,
+        step.init(Net, key=KEY),
+        [make_batch()] * 12,
+        num_steps=12,
+        args=jnp.float32(-100),
+        eval=(EVAL, [make_batch()]),
+        eval_every=4,
+        progress=False,
+    )
+    assert history.stopped == "every member of the ensemble has stopped"
+    assert int(state.step) == 4
+
+
+def test_the_best_checkpoint_of_an_ensemble_is_that_of_the_best_mean(tmp_path):
+    step = treadle.ensemble(treadle.TrainStep(loss_fn, optax.sgd(2.0)), 2)
+    place = treadle.Checkpointer(tmp_path, keep_last=1, keep_best=("eval/loss", "min", 1))
+    _, history = treadle.fit(
+        step,
+        step.init(Net, key=KEY),
+        [make_batch(seed=seed) for seed in range(6)],
+        num_steps=6,
+        checkpointer=place,
+        checkpoint_every=1,
+        eval=(EVAL, [make_batch(seed=9)]),
+        eval_every=1,
+        progress=False,
+    )
+    best = 1 + int(np.argmin([np.mean(loss) for loss in history.eval["loss"]]))
+    assert set(place.steps()) == {best, 6}
+
+
 def test_what_does_not_fit_is_told():
     with pytest.raises(treadle.ArgumentTypeError, match="not a `TrainStep`"):
         treadle.ensemble(loss_fn, 2)

@@ -128,21 +128,102 @@ def test_a_setting_that_diverges_stops_alone_and_comes_last():
     assert str(found.table).rstrip().endswith("diverged")
 
 
-def test_a_number_that_is_not_handed_on_as_it_is_gets_its_own_program():
-    def step_of(learning_rate):
-        sgd = optax.inject_hyperparams(optax.sgd)(learning_rate * 2)
-        return treadle.TrainStep(loss_fn, sgd)
-
+def losses_of(step_of, grid, **options):
     found = treadle.sweep(
-        step_of,
-        {"learning_rate": [1e-3, 1e-2]},
+        step_of, grid, make_model, BATCHES, num_steps=4, key=KEY, progress=False, **options
+    )
+    return [row.figures["loss"] for row in found.table], found.table.programs
+
+
+@pytest.mark.parametrize("kind", ["doubled", "in the loss", "in an option", "a list"])
+def test_a_value_that_is_used_elsewhere_too_gets_its_own_program(kind):
+    def step_of(learning_rate):
+        def loss(model, example, key):
+            scale = learning_rate if kind == "in the loss" else 1.0
+            return loss_fn(model, example, key)[0] * scale
+
+        optimizer = optax.inject_hyperparams(optax.adamw)(
+            learning_rate=learning_rate,
+            weight_decay=0.1 / learning_rate if kind == "a list" else 0.0,
+        )
+        if kind == "doubled":
+            optimizer = optax.adamw(learning_rate * 2)
+        ema = 1 - learning_rate if kind == "in an option" else None
+        return treadle.TrainStep(loss, optimizer, ema=ema)
+
+    rates = [1e-3, 1e-2]
+    together, programs = losses_of(step_of, {"learning_rate": rates})
+    # What is kept in the optimizer's state differs within one program, however it came there.
+    assert programs == (1 if kind == "a list" else 2)
+    for rate, loss in zip(rates, together, strict=True):
+        alone, _ = losses_of(step_of, {"learning_rate": [rate]})
+        np.testing.assert_allclose(loss, alone[0], rtol=1e-5)
+
+
+def test_values_of_any_kind_and_optimizers_that_look_at_paths():
+    def step_of(momentum, learning_rate):
+        def labels(params):
+            bias = treadle.tree.select("**/bias")(params)
+            return jax.tree.map(lambda yes: "biases" if yes else "weights", bias)
+
+        sgd = optax.inject_hyperparams(optax.sgd)(learning_rate, momentum=momentum)
+        return treadle.TrainStep(loss_fn, optax.partition({"biases": sgd, "weights": sgd}, labels))
+
+    grid = {"momentum": [0.5, None, 0.9], "learning_rate": [1, 0.1]}
+    together, _ = losses_of(step_of, grid)
+    alone, _ = losses_of(step_of, {"momentum": [None], "learning_rate": [0.1]})
+    np.testing.assert_allclose(together[3], alone[0], rtol=1e-5)
+    assert len({round(loss, 7) for loss in together}) == 6
+
+
+def test_of_equally_good_settings_the_first_is_best_and_its_state_comes():
+    constant = treadle.EvalStep(lambda model, example: {"loss": jnp.float32(1)})
+    found = treadle.sweep(
+        make_step,
+        {"learning_rate": [1e-3, 0.1], "width": [8, 4]},
         make_model,
         BATCHES,
         num_steps=2,
         key=KEY,
+        eval=(constant, BATCHES[:1]),
         progress=False,
     )
-    assert found.table.programs == 2
+    assert found.table.best.setting == {"learning_rate": 1e-3, "width": 8}
+    assert found.best_state.model.first.weight.shape == (8, 6)
+    rate = found.best_state.opt_state.hyperparams["learning_rate"]
+    np.testing.assert_allclose(rate, 1e-3)
+
+
+def test_without_an_evaluation_the_figures_are_those_of_the_last_step():
+    step = make_step(0.1)
+    state = step.init(Net, key=member_keys(KEY, 1)[0])
+    batches = [make_batch(seed=seed) for seed in range(103)]
+    for batch in batches:
+        state, metrics = step(state, batch)
+    found = treadle.sweep(
+        make_step,
+        {"learning_rate": [0.1]},
+        make_model,
+        batches,
+        num_steps=103,
+        key=KEY,
+        progress=False,
+    )
+    np.testing.assert_allclose(found.table.rows[0].figures["loss"], metrics["loss"], rtol=1e-3)
+
+
+def test_a_training_that_is_cut_short_is_not_compared():
+    def run(data, num_steps=1):
+        grid = {"learning_rate": [0.1]}
+        options = {"num_steps": num_steps, "key": KEY, "progress": False}
+        return treadle.sweep(make_step, grid, make_model, data, **options)
+
+    with pytest.raises(treadle.DataError, match=r"too few batches for `num_steps` \(=9\)"):
+        run(BATCHES, 9)
+    with pytest.raises(treadle.DataError, match="`data` is an iterator, which gives its batches"):
+        run(iter(BATCHES))
+    with pytest.raises(treadle.DataError, match="`data` is empty"):
+        run([])
 
 
 def test_what_cannot_be_swept_is_told():

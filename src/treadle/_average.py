@@ -119,6 +119,7 @@ def averaged(average: Average, model: PyTree, decay: float, updates: Int[Array, 
         # is off by 0.0003 of its distance to 1. Hence the logarithm on the host.
         below_one = -jnp.expm1(dtype.type(math.log(decay)) * updates.astype(dtype))
         weight = dtype.type(1 - decay) / below_one
-        return old + weight.astype(old.dtype) * (new - old)
+        # What stays the same needs no step; of an infinity (a mask, say) there would be none.
+        return jnp.where(new == old, new, old + weight.astype(old.dtype) * (new - old))
 
     return jax.tree.map(step, average, Average.of(model))

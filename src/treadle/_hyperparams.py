@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 from jaxtyping import Array, PyTree
@@ -91,13 +92,29 @@ def with_hyperparams(opt_state: PyTree, values: Mapping[str, Any]) -> PyTree:
         if not _is_injected(node):
             return node
         own = {
-            name: jnp.asarray(values[name], jnp.result_type(value)) if name in values else value
+            name: _in_its_format(name, values[name], value) if name in values else value
             for name, value in node.hyperparams.items()
         }
         inner = jax.tree.map(put, node.inner_state, is_leaf=_is_injected)
         return node._replace(hyperparams=own, inner_state=inner)
 
     return jax.tree.map(put, opt_state, is_leaf=_is_injected)
+
+
+def _in_its_format(name: str, given: Any, kept: Any) -> Array:
+    """A value in the dtype that the optimizer keeps it in.
+
+    Raises:
+        ArgumentValueError: It would lose its fraction.
+    """
+    dtype = jnp.result_type(kept)
+    if jnp.issubdtype(dtype, jnp.integer) and np.any(np.asarray(given) != np.floor(given)):
+        raise ArgumentValueError(
+            f"`hyperparams` sets {name!r} to {given!r}, but the optimizer keeps an integer there, "
+            f"because it was made with one: write a float, `optax.inject_hyperparams(...)("
+            f"{name}={float(np.max(np.asarray(kept)))!r})`."
+        )
+    return jnp.asarray(given, dtype)
 
 
 def _unknown(name: str, known: set[str]) -> str:

@@ -140,7 +140,7 @@ def initial_members(
         As `initial_state`; and TreeError where the members do not fit each other.
     """
     size = keys.shape[0]
-    if isinstance(model, (list, tuple)) and not isinstance(model_state, eqx.nn.State):
+    if isinstance(model, (list, tuple)) and not _is_pair(model, model_state):
         model, model_state = _stacked_models(model, model_state, size)
         axes: Any = (eqx.if_array(0), eqx.if_array(0), 0)
     else:
@@ -159,6 +159,12 @@ def initial_members(
         values = _numbers(hyperparams, size)
         parts = parts._replace(opt_state=with_hyperparams(parts.opt_state, values))
     return TrainState.from_parts(_without_aliases(parts))
+
+
+def _is_pair(model: Any, model_state: Any) -> bool:
+    """Whether there is one model for all, with a state of its own."""
+    pair = isinstance(model, tuple) and len(model) == 2 and isinstance(model[1], eqx.nn.State)
+    return pair or isinstance(model_state, eqx.nn.State)
 
 
 def _stacked_models(models: Any, model_state: Any, size: int) -> tuple[Any, Any]:
@@ -246,7 +252,7 @@ def _with_state(spec: StepSpec, made: Any, model_state: Any) -> tuple[Any, Any]:
         ArgumentTypeError: There is none and the loss wants one, or the reverse.
         ArgumentValueError, TreeError: It is no longer valid, or another model's.
     """
-    pair = isinstance(made, tuple) and len(made) == 2 and isinstance(made[1], eqx.nn.State)
+    pair = _is_pair(made, None)
     if pair and model_state is not None:
         raise ArgumentTypeError(
             "`model_state` was given, and `model` brought a state of its own (it is a pair, or "

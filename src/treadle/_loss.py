@@ -22,6 +22,11 @@ _ONE_EXAMPLE = (
     "The loss function sees one example at a time (treadle maps it over the batch), so it must "
     "return a scalar; `TrainStep(..., batched=True)` hands it the whole batch."
 )
+_SUBCLASSES = (
+    "treadle: under `precision=` the loss gets modules of subclasses of their own classes, which "
+    "cast. A module that the loss captures from outside is not of these: hand it over as `args`, "
+    "or compare `jax.tree.leaves` of both."
+)
 _WHOLE_BATCH = "With `batched=True` it must reduce the batch itself: `jnp.mean(losses)`."
 
 
@@ -171,6 +176,8 @@ class LossCall:
         try:
             totals, new_state = mapped(None)(*arguments)
         except ValueError as error:
+            if self.precision is not None and "structure" in str(error):
+                error.add_note(_SUBCLASSES)
             if model_state is None or "out_axes" not in str(error):
                 raise
             per_example = mapped_leaves(lambda: mapped(0)(*arguments)[1], model_state)

@@ -47,15 +47,36 @@ def advance_all(
 
 
 def _require_kind(spec: StepSpec, parts: Parts) -> None:
-    members = parts.members
-    if members == spec.members:
-        return
-    raise TreeError(
-        f"The state is that of {_told(members)}, and the step that of {_told(spec.members)}: use a "
-        f"state with the step that made it. `treadle.tree.unstack(state)` gives the members' own "
-        f"states, for the step that the ensemble was made of; `treadle.tree.stack(states)` the "
-        f"reverse."
-    )
+    if parts.members != spec.members:
+        raise TreeError(
+            f"The state is that of {_told(parts.members)}, and the step that of "
+            f"{_told(spec.members)}: use a state with the step that made it. "
+            f"`treadle.tree.unstack(state)` gives the members' own states, for the step that the "
+            f"ensemble was made of; `treadle.tree.stack(states)` the reverse."
+        )
+    scaled = spec.precision is not None and spec.precision.loss_scale is not None
+    kept = {
+        "an averaged model (`ema`)": (spec.ema is not None, parts.ema_model),
+        "a loss scale (`precision='fp16'`)": (scaled, parts.loss_scale),
+        "a count of skipped steps (`nonfinite='skip'`, or a loss scale)": (
+            spec.counts_skipped,
+            parts.skipped,
+        ),
+        "a model state (`stateful=True`)": (spec.loss.call.stateful, parts.model_state),
+    }
+    for what, (wanted, there) in kept.items():
+        if wanted != (there is not None):
+            raise TreeError(
+                f"The step {'keeps' if wanted else 'does not keep'} {what}, and the state "
+                f"{'lacks' if wanted else 'has'} one: it was made by a step with other options. "
+                f"Use a state with the step that made it, or start one with `step.init`."
+            )
+    if spec.nonfinite == "stop" and parts.active is None:
+        raise TreeError(
+            "The step stops members that are not finite (`nonfinite='stop'`), and the state keeps "
+            "no bool for each member: give it one, "
+            f"`state.replace(active=np.ones({spec.members}, bool))`."
+        )
 
 
 def _told(members: int | None) -> str:

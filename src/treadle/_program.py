@@ -21,7 +21,7 @@ from ._norm import tree_norm
 from ._precision import Precision, widened
 from ._random import rounding_key, step_key
 from ._rounding import narrowed
-from ._scaling import is_lowest, next_scale
+from ._scaling import is_lowest, next_scale, with_scaled_derivative
 from ._state import NO_FAULT, Parts
 from ._trainable import trainable_mask
 from .tree._paths import flatten_with_paths
@@ -135,7 +135,7 @@ def advance(spec: StepSpec, parts: Parts, batch: Batch, args: Args | None) -> tu
         members=parts.members,
         key=parts.key,
         step=parts.step + 1,
-        faults=_note(parts.faults, health.fault, gradient.empty, parts.step),
+        faults=_note(parts.faults, health.fault, _empty(gradient, parts), parts.step),
     )
     return advanced, _metrics(gradient, norm, parts, advanced)
 
@@ -223,7 +223,8 @@ def _update(
     master = optimized(spec, trainable)
     with optax_promotion():
         _require_own_state(spec, master, parts.opt_state)
-    extra = _extra_arguments(spec, gradient, loss)
+    scale = None if parts.loss_scale is None else parts.loss_scale.scale
+    extra = _extra_arguments(spec, gradient, loss, scale)
     with optax_promotion():
         try:
             updates, opt_state = spec.optimizer.update(
@@ -251,16 +252,18 @@ def _refused(message: str, extra: Mapping[str, Any]) -> str:
     )
 
 
-def _extra_arguments(spec: StepSpec, gradient: Gradient, loss: LossOfBatch) -> dict[str, Any]:
+def _extra_arguments(
+    spec: StepSpec, gradient: Gradient, loss: LossOfBatch, scale: jax.Array | None
+) -> dict[str, Any]:
     """What the optimizer's update gets besides gradient and parameters, if it takes it."""
     promotion = _user_promotion()
 
     # Line searches refuse any argument that their `value_fn` does not take.
     def value_fn(params: PyTree, grad_fn: Any = None, obj_fn: Any = None) -> jax.Array:
-        return loss.value(params)
+        return with_scaled_derivative(loss.value, scale)(params)
 
     def grad_fn(params: PyTree, _: Any = None) -> PyTree:
-        return loss.gradient(params, None).grads
+        return loss.gradient(params, scale).grads
 
     available = {
         "value": gradient.loss,
@@ -336,7 +339,16 @@ def _same_types(name: str, old: PyTree, new: PyTree) -> PyTree:
 
 def _is_finite(gradient: Gradient, norm: jax.Array) -> Flag:
     """The gradient is finite; a norm that overflows over finite gradients is no fault."""
-    return all_finite(norm, jax.tree.leaves(gradient.grads))
+    # `stop_gradient`: a `custom_vmap` has no derivative, and none is wanted of a flag.
+    norm, leaves = jax.lax.stop_gradient((norm, jax.tree.leaves(gradient.grads)))
+    return all_finite(norm, leaves)
+
+
+def _empty(gradient: Gradient, parts: Parts) -> Flag | None:
+    """Whether a figure had no weight at all; what a member that stands still sees is no fault."""
+    if gradient.empty is None or parts.active is None:
+        return gradient.empty
+    return gradient.empty & parts.active
 
 
 def _note(

@@ -542,6 +542,22 @@ class TrainState(NamedLeaves, Stacked):
         )
 
 
+def joined(states: Sequence[TrainState]) -> TrainState:
+    """Several ensembles of one structure and step as one."""
+    parts = [state.parts() for state in states]
+
+    def join_leaves(*leaves: Any) -> Any:
+        return jnp.concatenate(leaves) if eqx.is_array(leaves[0]) else leaves[0]
+
+    whole = [
+        jax.tree.map(join_leaves, *part) if axis else part[0]
+        for axis, part in zip(_MEMBERWISE, zip(*parts, strict=True), strict=True)
+    ]
+    return TrainState.from_parts(
+        Parts(*whole)._replace(members=sum(state.members or 0 for state in states))
+    )
+
+
 def memberwise() -> Parts:
     """Axes for `eqx.filter_vmap` over the members of an ensemble."""
     return Parts(*(eqx.if_array(0) if axis else None for axis in _MEMBERWISE))

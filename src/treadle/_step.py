@@ -322,6 +322,16 @@ class TrainStep:
         return self._spec.members
 
     @property
+    def nonfinite(self) -> str:
+        """What becomes of a loss or gradient that is NaN or infinite."""
+        return self._spec.nonfinite
+
+    @property
+    def shared_batches(self) -> bool:
+        """Whether all members of an ensemble get the same batch; `True` for a single run."""
+        return self._spec.shared_batches
+
+    @property
     def compilations(self) -> tuple[Compilation, ...]:
         """Every program this step has compiled, and why."""
         return tuple(self._log.entries)

@@ -269,7 +269,9 @@ class _Loop:
         self.state, metrics = self._dispatch(batch, size)
         self.seconds["step"] += time.perf_counter() - fed
         dispatched = Dispatched(metrics)
-        each = leading_size(batch, axis=0 if size == 1 else 1)
+        axis = 0 if size == 1 else 1
+        # Members with batches of their own have them behind their own axis.
+        each = leading_size(batch, axis=axis if self.step.shared_batches else axis + 1)
         for index in range(size - 1):
             self._after_step(dispatched, index, each, self._on_each)
         self._after_step(dispatched, None if size == 1 else size - 1, each, self._on_step)
@@ -336,6 +338,8 @@ class _Loop:
         elif self.evaluation is not None:
             self._figures = on_host(self.evaluation(self.state))
         self._figures_step = self.count
+        if self.state.has_stopped_members and not np.asarray(self.state.active).any():
+            self.request_stop("every member of the ensemble has stopped")
         self.seconds["eval"] += time.perf_counter() - start
         for callback in self.callbacks:
             callback.on_eval(self._context()._lend(1))
@@ -398,8 +402,10 @@ class _Loop:
         """The figures of this very step, under the names they have in the rows."""
         if not self._figures or self._figures_step != self.count:
             return None
-        numbers = {name: value for name, value in self._figures.items() if np.ndim(value) == 0}
-        return {f"eval/{name}": float(value) for name, value in numbers.items()}
+        # Of an ensemble the mean, so that `keep_best` can choose.
+        axes = 0 if self.state.members is None else 1
+        numbers = {name: value for name, value in self._figures.items() if np.ndim(value) <= axes}
+        return {f"eval/{name}": float(np.mean(value)) for name, value in numbers.items()}
 
     def restore_callbacks(self, states: dict[str, Any]) -> None:
         """Gives each callback back what it had saved."""

@@ -1,8 +1,7 @@
-"""The settings of a sweep, and which of them share a program."""
+"""The settings of a sweep, and who takes which of their names."""
 
 import inspect
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +9,6 @@ import jax
 import numpy as np
 
 from .._errors import ArgumentTypeError, ArgumentValueError
-from .._hyperparams import hyperparams_of, scheduled_in
-from .._step import TrainStep
 
 Setting = dict[str, Any]
 
@@ -85,55 +82,3 @@ def require_known(
                 f"`grid` has {name!r}, but neither `make_step{inspect.signature(make_step)}` nor "
                 f"`make_model{inspect.signature(make_model)}` takes it."
             )
-
-
-def traced_names(
-    names: set[str], settings: Sequence[Setting], make_step: Callable[..., TrainStep]
-) -> set[str]:
-    """Which of the names can differ within one program.
-
-    Those that `make_step` hands on to `optax.inject_hyperparams` as they are: the optimizer then
-    keeps the number in its state. It is seen from the steps that are made for the settings.
-
-    Args:
-        names: What `make_step` takes.
-        settings: That differ in these names.
-        make_step: The user's.
-    """
-    found = set(names)
-    for setting in settings:
-        spec = make_step(**{name: setting[name] for name in names})._spec
-        # Hyperparameters do not depend on what is optimised.
-        state = spec.optimizer.init({"one parameter": np.zeros((), np.float32)})
-        kept = hyperparams_of(state)
-        scheduled = scheduled_in(state)
-        found = {
-            name
-            for name in found
-            if name in kept and name not in scheduled and _same(kept[name], setting[name])
-        }
-    return found
-
-
-def _same(kept: Any, given: Any) -> bool:
-    number = isinstance(given, (int, float)) and not isinstance(given, bool)
-    return number and np.ndim(kept) == 0 and math.isclose(float(kept), given, rel_tol=1e-6)
-
-
-def grouped(settings: Sequence[Setting], traced: set[str]) -> list[list[tuple[int, Setting]]]:
-    """Settings with their places, those that one program trains together."""
-    groups: list[tuple[Setting, list[tuple[int, Setting]]]] = []
-    for place, setting in enumerate(settings):
-        fixed = {name: value for name, value in setting.items() if name not in traced}
-        for known, members in groups:
-            if all(_equal(known[name], value) for name, value in fixed.items()):
-                members.append((place, setting))
-                break
-        else:
-            groups.append((fixed, [(place, setting)]))
-    return [members for _, members in groups]
-
-
-def _equal(a: Any, b: Any) -> bool:
-    # 1, 1.0 and True are equal; values need not be hashable, nor compare to one bool.
-    return a is b or (type(a) is type(b) and bool(np.all(np.asarray(a == b))))

@@ -1,22 +1,21 @@
 """`sweep`: every setting of a grid, trained as few ensembles, compared in one table."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from .._checks import one_of, whole_number
 from .._custom_types import Args, Batch, Door, KeyLike, Model
 from .._ensemble import ensemble
-from .._errors import ArgumentTypeError, ArgumentValueError
+from .._errors import ArgumentTypeError, ArgumentValueError, DataError
 from .._loop import History, fit
 from .._random import as_key, member_keys
-from .._state import TrainState
+from .._state import TrainState, joined, member_of
 from .._step import TrainStep
-from ..tree._stack import unstack
-from ._grid import Setting, grouped, names_of, require_known, settings_of, traced_names
+from ._grid import Setting, names_of, require_known, settings_of
+from ._programs import Planned, grouped
 from ._table import SweepRow, SweepTable, rank, row_of
 
 
@@ -25,8 +24,8 @@ class Sweep(NamedTuple):
 
     Attributes:
         table: Every setting with its figures; it prints as a table, best first.
-        best_state: The state of the best setting's best seed, as of a single run:
-            `make_step(**table.best.setting)` trains it on.
+        best_state: The state of the best setting's best seed, as of a single run: the step that
+            `make_step` makes of `table.best.setting` trains it on.
     """
 
     table: SweepTable
@@ -52,11 +51,13 @@ def sweep(
 ) -> Sweep:
     """Trains every setting of a grid, and compares what came of them.
 
-    Settings that differ only in numbers that `make_step` hands to `optax.inject_hyperparams` as
-    they are (a learning rate, a weight decay) are members of one ensemble, and so are all seeds:
-    one program trains them together. Others (a width, an activation) get a program each. All of
-    them see the same batches, and seed `i` begins with the same key in every setting. A run whose
-    loss or gradient is NaN or infinite stands still from then on, and counts as diverged.
+    Settings whose steps trace to the same program are members of one ensemble, and so are all
+    seeds. Numbers that `make_step` hands to `optax.inject_hyperparams` (a learning rate, a weight
+    decay) are kept in the state, and do not change the program; others (a width, an activation, a
+    number that the loss uses) do, and get one each. All of them see the same batches, and seed `i`
+    begins with the same key in every setting. A run whose loss or gradient is NaN or infinite
+    stands still from then on, and counts as diverged, unless the step says `nonfinite="skip"` or
+    `"ignore"`.
 
     Args:
         make_step: Makes the step from the names of the grid that it takes.
@@ -84,6 +85,7 @@ def sweep(
     Raises:
         ArgumentTypeError, ArgumentValueError: An argument cannot be used: a grid that is none, a
             name that nothing takes, a metric that is not there.
+        KeyboardInterrupt: A signal ended one of the trainings.
         BatchError, DataError, LossError, TreeError: As `fit` and `ensemble` raise them.
 
     Example:
@@ -105,16 +107,14 @@ def sweep(
             raise ArgumentTypeError(f"`{name}` (={function!r}) must be a function.")
     require_known(settings[0], make_step, make_model)
     keys = member_keys(as_key(key), seeds)
-    of_step = names_of(make_step, settings[0])
-    _require_step(make_step(**{name: settings[0][name] for name in of_step}))
-    ends = [settings[0], settings[-1]] if len(settings) > 1 else []
-    traced = traced_names(of_step, ends, make_step) - names_of(make_model, settings[0])
+    plans = [
+        _planned(place, setting, make_step, make_model) for place, setting in enumerate(settings)
+    ]
+    programs = _programs(grouped(plans, keys[0], _first_batch(data), args), seeds, max_members)
     rows: dict[int, SweepRow] = {}
-    best: TrainState | None = None
-    programs = _programs(settings, traced, seeds, max_members)
+    best: tuple[Any, TrainState] | None = None
     for group in programs:
-        members = [(setting, seed) for _, setting in group for seed in range(seeds)]
-        step, state = _ensemble_of(members, make_step, make_model, keys, traced)
+        step, state = _ensemble_of(group, keys)
         state, history = fit(
             step,
             state,
@@ -122,24 +122,39 @@ def sweep(
             num_steps=num_steps,
             args=args,
             eval=eval,
+            log_every=num_steps,
             steps_per_call=steps_per_call,
             progress=progress,
         )
-        figures = _figures(history, metric, len(members))
+        _require_whole(history, state, num_steps)
+        figures = _figures(history, metric, len(group) * seeds)
         lost = ~np.asarray(state.active)
-        for index, (place, setting) in enumerate(group):
+        for index, planned in enumerate(group):
             own = slice(index * seeds, (index + 1) * seeds)
-            row = row_of(setting, {n: column[own] for n, column in figures.items()}, lost[own])
-            if all(rank(row, metric, mode) < rank(other, metric, mode) for other in rows.values()):
-                best = None  # Freed before the next is copied.
-                best = unstack(state)[own.start + _best_seed(row, metric, mode)]
-            rows[place] = row
+            values = {name: column[own] for name, column in figures.items()}
+            row = rows[planned.place] = row_of(planned.setting, values, lost[own])
+            # Of settings that are equally good, the first of the grid, as in the table.
+            place = (*rank(row, metric, mode), planned.place)
+            if best is None or place < best[0]:
+                chosen = own.start + _best_seed(row, metric, mode)
+                best = place, TrainState.from_parts(member_of(state.parts(), chosen))
     assert best is not None
     ordered = tuple(rows[place] for place in range(len(settings)))
-    return Sweep(SweepTable(ordered, metric, mode, seeds, len(programs)), best)
+    return Sweep(SweepTable(ordered, metric, mode, seeds, len(programs)), best[1])
 
 
-def _require_step(step: Any) -> None:
+def _planned(
+    place: int,
+    setting: Setting,
+    make_step: Callable[..., TrainStep],
+    make_model: Callable[..., Model],
+) -> Planned:
+    """A setting with its own step and its own model.
+
+    Raises:
+        ArgumentTypeError: `make_step` returned something else than a single step.
+    """
+    step: Any = make_step(**{name: setting[name] for name in names_of(make_step, setting)})
     if not isinstance(step, TrainStep):
         raise ArgumentTypeError(
             f"`make_step` returned {step!r} of type {type(step).__name__}: it must return a "
@@ -149,13 +164,50 @@ def _require_step(step: Any) -> None:
         raise ArgumentTypeError(
             "`make_step` returned an ensemble: `sweep` makes those itself. Return the single step."
         )
+    wanted = {name: setting[name] for name in names_of(make_model, setting)}
+    return Planned(place, setting, step, functools.partial(make_model, **wanted))
+
+
+def _first_batch(data: Any) -> Batch:
+    """A batch to trace with.
+
+    Raises:
+        DataError: There is none, or it would be gone.
+    """
+    source: Any = data() if callable(data) else data
+    if isinstance(source, Iterator) and not callable(data):
+        raise DataError(
+            "`data` is an iterator, which gives its batches once, and every program of a sweep "
+            "begins with the first one: hand over a list, `treadle.data.arrays(...)`, or a "
+            "function that makes the iterator."
+        )
+    for batch in source:
+        return batch
+    raise DataError("`data` is empty: there is nothing to train on.")
+
+
+def _require_whole(history: History, state: TrainState, num_steps: int) -> None:
+    """Refuses to compare trainings of which one was cut short.
+
+    Raises:
+        KeyboardInterrupt: A signal ended it.
+        DataError: The data did.
+    """
+    if history.stopped is None or int(state.step) >= num_steps:
+        return
+    if "data ended" in history.stopped:
+        raise DataError(
+            f"`data` has too few batches for `num_steps` (={num_steps}): {history.stopped}. "
+            f"Settings are compared after the same number of steps; `treadle.data.arrays(...)` "
+            f"goes round."
+        )
+    raise KeyboardInterrupt(history.stopped)
 
 
 def _programs(
-    settings: Sequence[Setting], traced: set[str], seeds: int, max_members: int | None
-) -> list[list[tuple[int, Setting]]]:
+    groups: list[list[Planned]], seeds: int, max_members: int | None
+) -> list[list[Planned]]:
     """Settings that are trained together, all seeds of one in the same program."""
-    groups = grouped(settings, traced)
     if max_members is None:
         return groups
     most = max_members // seeds
@@ -167,25 +219,20 @@ def _programs(
     return [group[at : at + most] for group in groups for at in range(0, len(group), most)]
 
 
-def _ensemble_of(
-    members: list[tuple[Setting, int]],
-    make_step: Callable[..., TrainStep],
-    make_model: Callable[..., Model],
-    keys: Any,
-    traced: set[str],
-) -> tuple[TrainStep, TrainState]:
-    """The step and the first state of some runs."""
-    first = members[0][0]
-    base = make_step(**{name: first[name] for name in names_of(make_step, first)})
-    step = ensemble(base, len(members), nonfinite="stop")
-    wanted = {name: first[name] for name in names_of(make_model, first)}
-    hyperparams = {
-        name: np.array([setting[name] for setting, _ in members], np.float64)
-        for name in sorted(traced)
-    }
-    order = jnp.array([seed for _, seed in members])
-    make = functools.partial(make_model, **wanted)
-    return step, step._init_members(make, keys[order], hyperparams or None)
+def _ensemble_of(group: list[Planned], keys: Any) -> tuple[TrainStep, TrainState]:
+    """The step and the first state of all runs of a group; a member for each setting and seed."""
+    seeds = keys.shape[0]
+    states = [
+        _stopping(planned.step, seeds)._init_members(planned.make_model, keys, None)
+        for planned in group
+    ]
+    return _stopping(group[0].step, len(group) * seeds), joined(states)
+
+
+def _stopping(step: TrainStep, members: int) -> TrainStep:
+    """The ensemble of a step, in which a run that would raise stands still instead."""
+    nonfinite = "stop" if step.nonfinite == "raise" else step.nonfinite
+    return ensemble(step, members, nonfinite=nonfinite)
 
 
 def _figures(history: History, metric: str, members: int) -> dict[str, np.ndarray]:
