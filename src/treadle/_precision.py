@@ -108,7 +108,8 @@ class Precision:
     The loss function sees a model whose parameters are cast to `compute`. When it calls the model,
     or any module of it, the floating-point inputs of that outermost call are cast to `compute` and
     its outputs to `output`; what the loss does outside of modules (the softmax, the comparison with
-    targets) is untouched by treadle. Figures and microbatches are added up in float32, gradients
+    targets) is untouched by treadle. Figures and microbatches are added up in float32 (what a
+    backward pass adds up over the examples of one microbatch, it adds in `compute`), gradients
     reach the optimizer in float32, and so do the parameters. Integers, bools, keys, complex numbers
     and the state of stateful layers are never cast.
 
