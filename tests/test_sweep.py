@@ -155,9 +155,9 @@ def test_a_value_that_is_used_elsewhere_too_gets_its_own_program(kind):
     together, programs = losses_of(step_of, {"learning_rate": rates})
     # What is kept in the optimizer's state differs within one program, however it came there.
     assert programs == (1 if kind == "a list" else 2)
-    for rate, loss in zip(rates, together, strict=True):
-        alone, _ = losses_of(step_of, {"learning_rate": [rate]})
-        np.testing.assert_allclose(loss, alone[0], rtol=1e-5)
+    # The second, for which the first setting's step would be the wrong one.
+    alone, _ = losses_of(step_of, {"learning_rate": rates[1:]})
+    np.testing.assert_allclose(together[1], alone[0], rtol=1e-5)
 
 
 def test_values_of_any_kind_and_optimizers_that_look_at_paths():

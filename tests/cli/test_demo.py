@@ -172,6 +172,7 @@ def test_another_model_is_another_run(straight, resnet, capsys):
     assert "with the model resnet, and this one would have the model mlp" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resnet_takes_images_in_colour_that_are_large_enough(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     images, labels = np.random.default_rng(0).random((30, 9, 6, 3)), np.arange(30) % 3

@@ -64,12 +64,14 @@ class StopAt(treadle.Callback):
             ctx.stop("the test says so")
 
 
+FUSED = {size: treadle.TrainStep(loss_fn, optax.adamw(1e-2)) for size in (1, 7, 50)}
+
+
 @pytest.mark.parametrize("data", [arrays, generator])
 @pytest.mark.parametrize(("eval_every", "every"), [(25, None), (50, 100), (7, 3)])
 def test_fused_steps_change_nothing(data, eval_every, every):
     ends = []
-    for size in (1, 7, 50):
-        step = treadle.TrainStep(loss_fn, optax.adamw(1e-2))
+    for size, step in FUSED.items():
         recorder = Recorder(every)
         state, history = treadle.fit(
             step,

@@ -73,7 +73,11 @@ def figures(request):
     return torch_figures.resnet_figures
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name",
+    # Seven seconds to compile.
+    [pytest.param(name, marks=pytest.mark.slow) if name == "resnet50" else name for name in NETS],
+)
 def test_the_forward_pass_is_pytorchs(name, figures):
     told = figures(name)
     model, state = make(num_classes=NUM_CLASSES, **NETS[name])
