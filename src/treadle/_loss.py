@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -176,7 +177,8 @@ class LossCall:
         try:
             totals, new_state = mapped(None)(*arguments)
         except ValueError as error:
-            if self.precision is not None and "structure" in str(error):
+            # "Custom node type mismatch" in older JAX.
+            if self.precision is not None and re.search("structure|type mismatch", str(error)):
                 error.add_note(_SUBCLASSES)
             if model_state is None or "out_axes" not in str(error):
                 raise

@@ -122,7 +122,7 @@ def _convolution(equation: Any, live: Sequence[bool]) -> Flops:
             image[numbers.lhs_spec[2 + axis]],
             kernel[numbers.rhs_spec[2 + axis]],
             params["window_strides"][axis],
-            params["padding"][axis][0],
+            int(params["padding"][axis][0]),  # Of NumPy in older JAX.
             params["lhs_dilation"][axis],
             params["rhs_dilation"][axis],
         )
