@@ -1,4 +1,8 @@
-"""What devices can do at most, from their makers' datasheets."""
+"""What devices can do at most, as their makers state it.
+
+The figures of the H100 (SXM and PCIe) and the A100 were compared with a second source. The others
+carry the name of the sheet that has them, and are still to be compared with it.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
