@@ -40,13 +40,10 @@ def _injected(opt_state: PyTree, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _injected(node.inner_state, path)
 
 
-def hyperparams_of(opt_state: PyTree, *, told: bool = False) -> dict[str, Array]:
-    """The numbers that `optax.inject_hyperparams` keeps in an optimizer's state.
+def hyperparams_of(opt_state: PyTree) -> dict[str, Array]:
+    """What belongs among a step's metrics of the numbers that `optax.inject_hyperparams` keeps.
 
-    Args:
-        opt_state: The state.
-        told: Only those that belong among a step's metrics: the learning rate, and what follows a
-            schedule. The rest (Adam's `eps`, say) stays what it was.
+    The learning rate, and what follows a schedule. The rest (Adam's `eps`, say) stays what it was.
 
     Returns:
         Each by its name; by its path and name where several share the name.
@@ -55,7 +52,7 @@ def hyperparams_of(opt_state: PyTree, *, told: bool = False) -> dict[str, Array]
         (path, name, value)
         for path, node in _injected(opt_state)
         for name, value in node.hyperparams.items()
-        if not told or name == "learning_rate" or name in getattr(node, "hyperparams_states", {})
+        if name == "learning_rate" or name in getattr(node, "hyperparams_states", {})
     ]
     counts = collections.Counter(name for _, name, _ in found)
     return {name if counts[name] == 1 else f"{path}{name}": value for path, name, value in found}

@@ -198,7 +198,7 @@ def _metrics(gradient: Gradient, norm: jax.Array, before: Parts, after: Parts) -
     own: Metrics = {"loss": gradient.loss, "grad_norm": norm}
     own |= {
         name: jnp.asarray(value)
-        for name, value in hyperparams_of(after.opt_state, told=True).items()
+        for name, value in hyperparams_of(after.opt_state).items()
         if jnp.ndim(value) == 0
     }
     if before.loss_scale is not None:
