@@ -528,34 +528,29 @@ class TrainState(NamedLeaves, Stacked):
             raise TreeError("`stack` got the state of an ensemble, which cannot be stacked again.")
         for index, state in enumerate(states):
             _require_alike(first, state, index)
-        parts = [state.parts() for state in states]
-
-        def join_leaves(*leaves: Any) -> Any:
-            return jnp.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0]
-
-        stacked = [
-            jax.tree.map(join_leaves, *part) if axis else part[0]
-            for axis, part in zip(_MEMBERWISE, zip(*parts, strict=True), strict=True)
-        ]
-        return TrainState.from_parts(
-            Parts(*stacked)._replace(members=len(states), step=jnp.array(parts[0].step, copy=True))
-        )
+        return _combined(states, jnp.stack, len(states))
 
 
 def joined(states: Sequence[TrainState]) -> TrainState:
     """Several ensembles of one structure and step as one."""
+    return _combined(states, jnp.concatenate, sum(state.members or 0 for state in states))
+
+
+def _combined(
+    states: Sequence[TrainState], combine: Callable[[Sequence[Any]], Any], members: int
+) -> TrainState:
+    """The state of an ensemble from others of one structure, their arrays combined."""
     parts = [state.parts() for state in states]
 
-    def join_leaves(*leaves: Any) -> Any:
-        return jnp.concatenate(leaves) if eqx.is_array(leaves[0]) else leaves[0]
+    def one(*leaves: Any) -> Any:
+        return combine(leaves) if eqx.is_array(leaves[0]) else leaves[0]
 
     whole = [
-        jax.tree.map(join_leaves, *part) if axis else part[0]
+        jax.tree.map(one, *part) if axis else part[0]
         for axis, part in zip(_MEMBERWISE, zip(*parts, strict=True), strict=True)
     ]
-    return TrainState.from_parts(
-        Parts(*whole)._replace(members=sum(state.members or 0 for state in states))
-    )
+    step = jnp.array(parts[0].step, copy=True)
+    return TrainState.from_parts(Parts(*whole)._replace(members=members, step=step))
 
 
 def memberwise() -> Parts:
