@@ -20,7 +20,7 @@ from tests.helpers import Net, loss_fn, make_batch
 from treadle import _peak, _units
 from treadle._compiled import measure
 from treadle._cost import StepCost, cost_of_dispatch
-from treadle._diagnose import count_flops
+from treadle._flops import count_flops
 from treadle.callbacks import _progress
 from treadle.callbacks._metrics import Dispatched, StepMetrics
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ._diagnose import Flops, count_flops
+from ._flops import Flops, count_flops
 from ._peak import peak_flops
 
 

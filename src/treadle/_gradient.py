@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from ._batch import microbatch, num_examples
 from ._custom_types import Args, Batch
-from ._diagnose import slow_in_a_loop
 from ._errors import ArgumentValueError
+from ._jaxpr import slow_in_a_loop
 from ._loss import LossCall
 from ._precision import widened
 from ._weighted import Total, figure, inverse_weight

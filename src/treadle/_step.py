@@ -25,10 +25,7 @@ from ._custom_types import (
     Metrics,
     Model,
 )
-from ._diagnose import (
-    compilation_counter,
-    slow_in_a_loop,
-)
+from ._diagnose import compilation_counter
 from ._errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -38,6 +35,7 @@ from ._errors import (
 )
 from ._gradient import LossSpec
 from ._init import initial_members, initial_state
+from ._jaxpr import slow_in_a_loop
 from ._loss import (
     LossCall,
     missing_args,
