@@ -18,6 +18,7 @@ from ._errors import CheckpointNotFoundError as CheckpointNotFoundError
 from ._errors import ConsumedStateError as ConsumedStateError
 from ._errors import DataError as DataError
 from ._errors import LossError as LossError
+from ._errors import MissingExtraError as MissingExtraError
 from ._errors import NonFiniteError as NonFiniteError
 from ._errors import StateUnavailableError as StateUnavailableError
 from ._errors import TreadleError as TreadleError

@@ -47,3 +47,7 @@ class StateUnavailableError(TreadleError, RuntimeError):
 
 class NonFiniteError(TreadleError, FloatingPointError):
     """A loss or gradient was NaN or infinite."""
+
+
+class MissingExtraError(TreadleError, ImportError):
+    """A package is not installed that comes with one of treadle's extras."""

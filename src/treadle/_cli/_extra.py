@@ -3,11 +3,7 @@
 import importlib
 from typing import Any
 
-from .._errors import TreadleError
-
-
-class MissingExtraError(TreadleError, ImportError):
-    """A package is not installed that comes with the extra `treadle[demo]`."""
+from .._errors import MissingExtraError as MissingExtraError
 
 
 def require_demo(module: str) -> Any:

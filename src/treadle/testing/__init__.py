@@ -1,0 +1,3 @@
+"""Hypothesis strategies and laws, for your own pytree transformations."""
+
+from . import _hypothesis as _hypothesis
