@@ -20,7 +20,8 @@ import jax
 from jaxtyping import PyTree
 
 from ._model_state import fresh
-from ._precision import Precision, cast, is_real, widened
+from ._precision import Precision, cast, widened
+from .tree._cast import is_real
 
 
 class _NoHook:

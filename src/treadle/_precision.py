@@ -10,6 +10,7 @@ from jaxtyping import DTypeLike, PyTree
 
 from ._custom_types import Door
 from ._errors import ArgumentTypeError, ArgumentValueError
+from .tree._cast import converted, is_real
 
 _FORMATS = ("float16", "bfloat16", "float32", "float64")
 _SHORT = {
@@ -261,23 +262,11 @@ def as_precision(value: Any, name: str = "precision") -> Precision | None:
     return Precision(*preset)
 
 
-def is_real(leaf: Any) -> bool:
-    """Whether a leaf is an array of real floating-point numbers: the only ones ever cast."""
-    is_array = isinstance(leaf, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
-    return is_array and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
 def cast(tree: PyTree, dtype: Any, is_leaf: Any = None) -> PyTree:
     """Arrays of real floating-point numbers in another format; `None` casts nothing."""
     if dtype is None:
         return tree
-
-    def convert(leaf: Any) -> Any:
-        if not is_real(leaf) or leaf.dtype == dtype:
-            return leaf
-        return jnp.asarray(leaf).astype(dtype)
-
-    return jax.tree.map(convert, tree, is_leaf=is_leaf)
+    return jax.tree.map(lambda leaf: converted(leaf, dtype), tree, is_leaf=is_leaf)
 
 
 def widened(tree: PyTree, is_leaf: Any = None) -> PyTree:

@@ -11,7 +11,7 @@ import jax
 from jaxtyping import PyTree
 
 from .._errors import ArgumentTypeError, ArgumentValueError, TreeError
-from ._paths import flatten_with_paths
+from ._paths import paths_of_structure
 
 
 class Selector(abc.ABC):
@@ -23,12 +23,24 @@ class Selector(abc.ABC):
     """
 
     @abc.abstractmethod
-    def matches(self, paths: Sequence[str]) -> list[bool]:
-        """For each path, whether the leaf there is chosen.
+    def _hits(self, paths: Sequence[str], tree: PyTree) -> list[bool]:
+        """For each leaf of `tree`, whether it is chosen.
+
+        Args:
+            paths: The paths of its leaves.
+            tree: The tree itself; None where there are only paths.
 
         Raises:
             TreeError: If a glob matches none of them.
         """
+
+    def matches(self, paths: Sequence[str]) -> list[bool]:
+        """For each path, whether the leaf there is chosen.
+
+        Raises:
+            TreeError: If a glob matches none of them, or paths alone do not tell.
+        """
+        return self._hits(paths, None)
 
     def __call__(self, tree: PyTree) -> PyTree[bool]:
         """The bool pytree: the structure of `tree`, `True` where the leaf is chosen.
@@ -36,8 +48,9 @@ class Selector(abc.ABC):
         Raises:
             TreeError: If a glob matches no leaf of `tree`.
         """
-        named, treedef = flatten_with_paths(tree)
-        return jax.tree.unflatten(treedef, self.matches([path for path, _ in named]))
+        treedef = jax.tree.structure(tree)
+        names = paths_of_structure(treedef, tree)
+        return jax.tree.unflatten(treedef, self._hits(names, tree))
 
     def __and__(self, other: "Selector") -> "Selector":
         return _Both(self, other)
@@ -53,7 +66,7 @@ class Selector(abc.ABC):
 class _Globs(Selector):
     globs: tuple[str, ...]
 
-    def matches(self, paths: Sequence[str]) -> list[bool]:
+    def _hits(self, paths: Sequence[str], tree: PyTree) -> list[bool]:
         chosen = [False] * len(paths)
         for glob in self.globs:
             pattern = _pattern(glob)
@@ -69,8 +82,8 @@ class _Both(Selector):
     left: Selector
     right: Selector
 
-    def matches(self, paths: Sequence[str]) -> list[bool]:
-        sides = zip(self.left.matches(paths), self.right.matches(paths), strict=True)
+    def _hits(self, paths: Sequence[str], tree: PyTree) -> list[bool]:
+        sides = zip(self.left._hits(paths, tree), self.right._hits(paths, tree), strict=True)
         return [a and b for a, b in sides]
 
 
@@ -79,8 +92,8 @@ class _Either(Selector):
     left: Selector
     right: Selector
 
-    def matches(self, paths: Sequence[str]) -> list[bool]:
-        sides = zip(self.left.matches(paths), self.right.matches(paths), strict=True)
+    def _hits(self, paths: Sequence[str], tree: PyTree) -> list[bool]:
+        sides = zip(self.left._hits(paths, tree), self.right._hits(paths, tree), strict=True)
         return [a or b for a, b in sides]
 
 
@@ -88,8 +101,8 @@ class _Either(Selector):
 class _Not(Selector):
     inner: Selector
 
-    def matches(self, paths: Sequence[str]) -> list[bool]:
-        return [not hit for hit in self.inner.matches(paths)]
+    def _hits(self, paths: Sequence[str], tree: PyTree) -> list[bool]:
+        return [not hit for hit in self.inner._hits(paths, tree)]
 
 
 @functools.lru_cache(maxsize=512)

@@ -11,12 +11,12 @@ from ._where import Where, leaf_mask
 
 def is_sized(leaf: Any) -> bool:
     """Whether `leaf` is an array (typed keys included) or stands for one."""
-    return isinstance(leaf, jax.Array | np.ndarray | jax.ShapeDtypeStruct)
+    return isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
 
 
 def leaf_nbytes(leaf: Any) -> int:
     """The bytes of one array; a `ShapeDtypeStruct` has no `nbytes`."""
-    return int(leaf.size) * int(leaf.dtype.itemsize)
+    return leaf.size * leaf.dtype.itemsize
 
 
 def first_seen(leaves: list[Any]) -> list[int]:
@@ -34,10 +34,13 @@ def first_seen(leaves: list[Any]) -> list[int]:
 
 def _distinct(tree: PyTree, where: Where | None) -> list[Any]:
     """The arrays that `where` chooses, each once, however many leaves it is."""
-    mask = leaf_mask(is_sized if where is None else where, tree)
-    masked = zip(jax.tree.leaves(tree), jax.tree.leaves(mask), strict=True)
-    leaves = [leaf for leaf, yes in masked if yes and is_sized(leaf)]
-    return [leaves[at] for at in sorted(set(first_seen(leaves)))]
+    leaves = jax.tree.leaves(tree)
+    if where is not None:
+        mask = jax.tree.leaves(leaf_mask(where, tree))
+        leaves = [leaf for leaf, yes in zip(leaves, mask, strict=True) if yes]
+    arrays = {id(leaf): leaf for leaf in leaves if isinstance(leaf, (jax.Array, np.ndarray))}
+    # A `jax.ShapeDtypeStruct` is no array yet: one at two places is two arrays to be.
+    return [*arrays.values(), *(leaf for leaf in leaves if type(leaf) is jax.ShapeDtypeStruct)]
 
 
 def count(tree: PyTree, where: Where | None = None) -> int:
@@ -61,7 +64,7 @@ def count(tree: PyTree, where: Where | None = None) -> int:
         >>> count({"w": jnp.zeros((2, 3)), "b": jnp.zeros(2)})
         8
     """
-    return sum(int(leaf.size) for leaf in _distinct(tree, where))
+    return sum(leaf.size for leaf in _distinct(tree, where))
 
 
 def nbytes(tree: PyTree, where: Where | None = None) -> int:

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from .._custom_types import Door
 from .._errors import ArgumentTypeError, TreeError
+from ._match import alike, mismatches, some
 from ._paths import flatten_with_paths
 
 
@@ -69,13 +70,14 @@ def stack(trees: Door[Sequence[PyTree]]) -> PyTree:
             )
     columns: list[list[Any]] = [[leaf] for _, leaf in first]
     for index, tree in enumerate(trees[1:], start=1):
-        problems = _differences(first, treedef, tree)
-        if problems:
+        leaves, structure = jax.tree.flatten(tree)
+        if structure != treedef or not all(map(alike, (leaf for _, leaf in first), leaves)):
+            problems = mismatches(trees[0], tree, ("the first", f"the tree at index {index}"))
             raise TreeError(
                 f"The tree at index {index} does not fit the first, so they cannot be stacked: "
-                f"{'; '.join(problems)}."
+                f"{some(problems, 8, '; ')}."
             )
-        for column, leaf in zip(columns, jax.tree.leaves(tree), strict=True):
+        for column, leaf in zip(columns, leaves, strict=True):
             column.append(leaf)
     return jax.tree.unflatten(treedef, [_stacked(column) for column in columns])
 
@@ -126,31 +128,3 @@ def _element(leaf: Any, index: int) -> Any:
     if isinstance(leaf, np.ndarray):
         return leaf[index, ...]  # An array without axes too, where `leaf[index]` is none.
     return leaf[index] if _is_array(leaf) else leaf
-
-
-def _differences(first: list[tuple[str, Any]], treedef: Any, other: PyTree) -> list[str]:
-    named, structure = flatten_with_paths(other)
-    was, now = dict(first), dict(named)
-    problems = [f"{path!r} is missing" for path in was if path not in now]
-    problems += [f"{path!r} is unexpected" for path in now if path not in was]
-    for path in was:
-        if path in now and not _alike(was[path], now[path]):
-            problems.append(f"{path!r} is {_told(now[path])}, not {_told(was[path])}")
-    if not problems and structure != treedef:
-        problems.append("the type of a container, or a static field, differs")
-    return problems
-
-
-def _alike(a: Any, b: Any) -> bool:
-    if _is_array(a) and _is_array(b):
-        return a.shape == b.shape and a.dtype == b.dtype
-    if a is b:
-        return True
-    if type(a) is not type(b):
-        return False
-    # Of one whose `==` is by element, all must be equal; NaN is not equal to itself.
-    return bool(np.all(a == b)) or bool(np.all(a != a) and np.all(b != b))
-
-
-def _told(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}" if _is_array(leaf) else repr(leaf)

@@ -1,0 +1,90 @@
+"""Exponential moving averages of trees."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree
+
+from .._custom_types import Door
+from .._errors import ArgumentTypeError, ArgumentValueError
+from ._match import fits, is_inexact, require_match
+
+
+class _Weights(NamedTuple):
+    old: Any
+    new: Any
+
+
+def _mixed(old: Any, new: Any, weights: _Weights, where: Callable[..., Any]) -> Any:
+    new = new.astype(old.dtype)
+    # A step from old to new. What is the same needs none; of an infinity (a mask, say) there would
+    # be none.
+    step = weights.new.astype(old.dtype) * (new - old)
+    stays = where(weights.new == 0, old, old + step)
+    return where((new == old) | (weights.old == 0), new, stays)
+
+
+# One dispatch for each leaf, not one for each operation.
+_mixed_on_device = jax.jit(
+    lambda old, new, weights: _mixed(old, new, weights, jnp.where), inline=True
+)
+
+
+def _leaf(old: Any, new: Any, weights: _Weights) -> Any:
+    if not is_inexact(old):
+        return new
+    if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
+        # On the host, where JAX would narrow 64 bits to 32.
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.asarray(_mixed(old, new, weights, np.where), old.dtype)
+    return _mixed_on_device(old, new, weights)
+
+
+def _weights(decay: Any) -> _Weights:
+    if isinstance(decay, Tracer):
+        return _Weights(decay, 1 - decay)
+    try:
+        number = float(decay)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(
+            f"`decay` (={decay!r}) must be a number from 0 to 1, such as 0.999."
+        ) from error
+    if not 0 <= number <= 1:
+        raise ArgumentValueError(f"`decay` (={decay!r}) must be from 0 to 1, such as 0.999.")
+    # The difference in float64: in float32, 1 - 0.9999 is off by 0.0002 of itself.
+    return _Weights(np.asarray(number), np.asarray(1 - number))
+
+
+def ema(old: PyTree, new: PyTree, decay: Door[float | Float[Array, ""]]) -> PyTree:
+    """One step of an exponential moving average: `decay * old + (1 - decay) * new`, leaf by leaf.
+
+    Computed in the dtype of `old`, so that a float32 average of a bfloat16 model stays one. Arrays
+    that are not of floats (counters, keys) and leaves that are no arrays are those of `new`. Where
+    both are equal the result is, bit for bit; a decay of 0 gives `new` and of 1 `old`.
+
+    For an average that is right from the first step on and lives in the training state, see
+    `TrainStep(ema=...)`; `optax.incremental_update` is the same without the care for dtypes.
+
+    Args:
+        old: The average so far.
+        new: What joins it, of the same structure and shapes.
+        decay: From 0 to 1; a number, or a traced scalar such as a schedule gives.
+
+    Raises:
+        TreeError: The trees do not fit, with the first differences on both sides.
+        ArgumentValueError: `decay` is not from 0 to 1.
+        ArgumentTypeError: `decay` is not a real number.
+
+    Example:
+        >>> target = treadle.tree.ema(target, model, 0.995)
+    """
+    weights = _weights(decay)
+    was, now = jax.tree.flatten(old), jax.tree.flatten(new)
+    if was[1] != now[1] or not all(map(fits, was[0], now[0])):
+        require_match(old, new, ("`old`", "`new`"), dtypes=False)
+    leaves = [_leaf(a, b, weights) for a, b in zip(was[0], now[0], strict=True)]
+    return jax.tree.unflatten(was[1], leaves)
