@@ -158,6 +158,13 @@ def test_elementwise_is_one_for_each_element():
     assert count(lambda x: x + 1, (3, 4), dtype=jnp.int32).elementwise == 0
 
 
+def test_pooling_takes_one_for_each_element_of_a_window():
+    pool = eqx.nn.MaxPool2d(3, 2)
+    assert count(pool, (2, 9, 9)).elementwise == 2 * 4 * 4 * 9
+    mean = eqx.nn.AvgPool1d(2, 2)
+    assert count(mean, (3, 8)).elementwise == 3 * 4 * 2 + 3 * 4
+
+
 def test_what_no_output_needs_is_not_counted():
     def wasteful(x):
         unused = jax.jit(lambda x: (x @ x, x))(x)

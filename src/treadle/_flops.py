@@ -1,7 +1,12 @@
-"""How many floating point operations a traced program asks for, loops times their trips."""
+"""How many floating point operations a traced program asks for, loops times their trips.
+
+Parts of the code that made the program can be marked, and their operations told apart.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import jax
@@ -15,15 +20,19 @@ from ._jaxpr import inner_jaxprs
 # One operation per element that comes out.
 _ELEMENTWISE = frozenset({
     "abs", "acos", "acosh", "add", "add_any", "asin", "asinh", "atan", "atan2", "atanh", "cbrt",
-    "ceil", "cos", "cosh", "digamma", "div", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1",
-    "floor", "integer_pow", "lgamma", "log", "log1p", "logistic", "max", "min", "mul", "neg",
-    "nextafter", "pow", "rem", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square", "sub",
-    "tan", "tanh",
+    "ceil", "clamp", "cos", "cosh", "digamma", "div", "erf", "erf_inv", "erfc", "exp", "exp2",
+    "expm1", "floor", "integer_pow", "lgamma", "log", "log1p", "logistic", "max", "min", "mul",
+    "neg", "nextafter", "pow", "rem", "round", "rsqrt", "sign", "sin", "sinh", "sqrt", "square",
+    "sub", "tan", "tanh",
 })
 # One per element that goes in.
 _REDUCTIONS = frozenset({
     "argmax", "argmin", "cumlogsumexp", "cummax", "cummin", "cumprod", "cumsum", "reduce_max",
     "reduce_min", "reduce_prod", "reduce_sum",
+})
+# One per element of each window.
+_WINDOWS = frozenset({
+    "reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum",
 })
 # Work that cannot be read off the program: kernels, and factorisations of matrices.
 _OPAQUE = frozenset({
@@ -58,14 +67,51 @@ class Flops(NamedTuple):
 _NOTHING = Flops({}, 0.0, ())
 
 
-def _sum(parts: Sequence[Flops], times: float = 1.0, notes: tuple[str, ...] = ()) -> Flops:
+def _sum(parts: Iterable[Flops]) -> Flops:
     products: dict[str, float] = {}
-    told = dict.fromkeys(notes)
+    elementwise = 0.0
+    notes: dict[str, None] = {}
     for part in parts:
         for name, number in part.products.items():
-            products[name] = products.get(name, 0.0) + times * number
-        told.update(dict.fromkeys(part.notes))
-    return Flops(products, times * sum((part.elementwise for part in parts), 0.0), tuple(told))
+            products[name] = products.get(name, 0.0) + number
+        elementwise += part.elementwise
+        notes.update(dict.fromkeys(part.notes))
+    return Flops(products, elementwise, tuple(notes))
+
+
+_MARK = "treadle-part-"
+_MARKS = re.compile(rf"{_MARK}(\d+)")
+
+
+class _Place(NamedTuple):
+    """Where equations stand: in the innermost of the marked parts, run so many times."""
+
+    mark: int | None = None
+    times: float = 1.0
+
+    def inside(self, equation: Any) -> "_Place":
+        # JAX keeps the names of scopes with each equation, those of an inner program relative to
+        # the equation that holds it. Between them may stand names of transformations.
+        marks = _MARKS.findall(str(equation.source_info.name_stack))
+        return self._replace(mark=int(marks[-1])) if marks else self
+
+    def repeated(self, times: float) -> "_Place":
+        return self._replace(times=times * self.times)
+
+    def holds(self, flops: Flops) -> list["_Part"]:
+        products = {name: self.times * number for name, number in flops.products.items()}
+        return [_Part(self.mark, Flops(products, self.times * flops.elementwise, flops.notes))]
+
+
+class _Part(NamedTuple):
+    """The operations of one equation."""
+
+    mark: int | None
+    flops: Flops
+
+
+def _whole(parts: Iterable[_Part]) -> Flops:
+    return _sum(part.flops for part in parts)
 
 
 def _is_float(dtype: Any) -> bool:
@@ -97,14 +143,14 @@ def _arithmetic(dtype: Any, precision: Any) -> str:
 _RANKS = (jax.lax.Precision.DEFAULT, jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST)
 
 
-def _dot_general(equation: Any, live: Sequence[bool]) -> Flops:
+def _dot_general(equation: Any) -> Flops:
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = equation.invars[0].aval.shape
     depth = math.prod(shape[axis] for axis in contracted)
     return _product(equation, equation.outvars[0].aval.size * depth)
 
 
-def _convolution(equation: Any, live: Sequence[bool]) -> Flops:
+def _convolution(equation: Any) -> Flops:
     """Multiplications with padding, or with the zeros of a dilated input, are none.
 
     So the gradients of a convolution count exactly as much as the convolution, whatever its stride.
@@ -138,48 +184,73 @@ def _pairs(
     return int(met.sum())
 
 
-def _scan(equation: Any, live: Sequence[bool]) -> Flops:
+def _one_for_each(aval: Any, times: int = 1) -> Flops:
+    return Flops({}, float(aval.size * times), ()) if _is_float(aval.dtype) else _NOTHING
+
+
+def _of_primitive(equation: Any) -> Flops | None:
+    """What is read off an equation itself; None if what it holds has to be looked at."""
+    name = equation.primitive.name
+    if name == "dot_general":
+        return _dot_general(equation)
+    if name == "conv_general_dilated":
+        return _convolution(equation)
+    if name in _OPAQUE:
+        return Flops({}, 0.0, (f"`{name}` is not counted",))
+    if name in _ELEMENTWISE:
+        return _one_for_each(equation.outvars[0].aval)
+    if name in _REDUCTIONS:
+        return _one_for_each(equation.invars[0].aval)
+    if name in _WINDOWS:
+        window = math.prod(equation.params["window_dimensions"])
+        return _one_for_each(equation.outvars[0].aval, window)
+    return None
+
+
+def _scan(equation: Any, live: Sequence[bool], place: _Place) -> list[_Part]:
     carried = equation.params["num_carry"]
     # What is carried may be needed by the next round.
     needed = [True] * carried + list(live[carried:])
-    body = _count(equation.params["jaxpr"].jaxpr, needed)
-    return _sum([body], times=float(equation.params["length"]))
+    place = place.repeated(float(equation.params["length"]))
+    return _count(equation.params["jaxpr"].jaxpr, place, needed)
 
 
-def _while(equation: Any, live: Sequence[bool]) -> Flops:
-    parts = [_count(equation.params[name].jaxpr) for name in ("cond_jaxpr", "body_jaxpr")]
-    note = "the body of a `while` loop is counted once"
-    return _sum(parts, notes=(note,) if any(part.products for part in parts) else ())
+def _is_work(flops: Flops) -> bool:
+    return bool(flops.products) or flops.elementwise > 0
 
 
-def _cond(equation: Any, live: Sequence[bool]) -> Flops:
-    branches = [_count(branch.jaxpr, live) for branch in equation.params["branches"]]
-    largest = max(branches, key=lambda branch: (branch.total, branch.elementwise))
-    differ = any(branch.products != largest.products for branch in branches)
-    note = "of a `cond`, the largest branch is counted"
-    return _sum([largest], notes=(note,) if differ else ())
+def _while(equation: Any, live: Sequence[bool], place: _Place) -> list[_Part]:
+    bodies = [equation.params[name].jaxpr for name in ("cond_jaxpr", "body_jaxpr")]
+    parts = [part for body in bodies for part in _count(body, place)]
+    if _is_work(_whole(parts)):
+        parts += place.holds(Flops({}, 0.0, ("the body of a `while` loop is counted once",)))
+    return parts
 
 
-def _shard_map(equation: Any, live: Sequence[bool]) -> Flops:
+def _cond(equation: Any, live: Sequence[bool], place: _Place) -> list[_Part]:
+    branches = [_count(branch.jaxpr, place, live) for branch in equation.params["branches"]]
+    sums = [_whole(branch) for branch in branches]
+    largest = max(range(len(sums)), key=lambda at: (sums[at].total, sums[at].elementwise))
+    parts = branches[largest]
+    if any(branch[:2] != sums[largest][:2] for branch in sums):
+        parts += place.holds(Flops({}, 0.0, ("of a `cond`, the largest branch is counted",)))
+    return parts
+
+
+def _shard_map(equation: Any, live: Sequence[bool], place: _Place) -> list[_Part]:
     """The program of one device, as often as there are shards."""
     mesh = equation.params["mesh"]
     manual = equation.params.get("manual_axes", mesh.axis_names)
-    times = float(math.prod(mesh.shape[name] for name in manual))
-    return _sum([_count(_only(equation), live)], times=times)
-
-
-def _linear_solve(equation: Any, live: Sequence[bool]) -> Flops:
-    return _count(equation.params["jaxprs"].solve.jaxpr)
-
-
-def _only(equation: Any) -> Any:
     (inner,) = _inner(equation)
-    return inner
+    times = float(math.prod(mesh.shape[name] for name in manual))
+    return _count(inner, place.repeated(times), live)
 
 
-_RULES: dict[str, Callable[[Any, Sequence[bool]], Flops]] = {
-    "dot_general": _dot_general,
-    "conv_general_dilated": _convolution,
+def _linear_solve(equation: Any, live: Sequence[bool], place: _Place) -> list[_Part]:
+    return _count(equation.params["jaxprs"].solve.jaxpr, place)
+
+
+_RULES: dict[str, Callable[[Any, Sequence[bool], _Place], list[_Part]]] = {
     "scan": _scan,
     "while": _while,
     "cond": _cond,
@@ -192,26 +263,18 @@ def _inner(equation: Any) -> list[Any]:
     return [inner for value in equation.params.values() for inner in inner_jaxprs(value)]
 
 
-def _one_for_each(aval: Any) -> Flops:
-    return Flops({}, float(aval.size), ()) if _is_float(aval.dtype) else _NOTHING
-
-
-def _of_equation(equation: Any, live: Sequence[bool]) -> Flops:
-    name = equation.primitive.name
-    if name in _RULES:
-        return _RULES[name](equation, live)
-    if name in _OPAQUE:
-        return Flops({}, 0.0, (f"`{name}` is not counted",))
-    if name in _ELEMENTWISE:
-        return _one_for_each(equation.outvars[0].aval)
-    if name in _REDUCTIONS:
-        return _one_for_each(equation.invars[0].aval)
+def _of_equation(equation: Any, live: Sequence[bool], place: _Place) -> list[_Part]:
+    flops = _of_primitive(equation)
+    if flops is not None:
+        return place.holds(flops)
+    if equation.primitive.name in _RULES:
+        return _RULES[equation.primitive.name](equation, live, place)
     calls = _inner(equation)
     same = len(calls) == 1 and len(calls[0].outvars) == len(live)
-    return _sum([_count(call, live if same else None) for call in calls])
+    return [part for call in calls for part in _count(call, place, live if same else None)]
 
 
-def _count(jaxpr: Any, live: Sequence[bool] | None = None) -> Flops:
+def _count(jaxpr: Any, place: _Place, live: Sequence[bool] | None = None) -> list[_Part]:
     """Of the equations that the outputs named by `live` (all of them) depend on.
 
     The rest never runs: XLA drops it.
@@ -227,8 +290,8 @@ def _count(jaxpr: Any, live: Sequence[bool] | None = None) -> Flops:
         used = [variable in needed for variable in equation.outvars]
         if any(used) or equation.effects:
             needed.update(v for v in equation.invars if not isinstance(v, jex_core.Literal))
-            parts.append(_of_equation(equation, used))
-    return _sum(parts)
+            parts += _of_equation(equation, used, place.inside(equation))
+    return parts
 
 
 def count_flops(program: Any) -> Flops:
@@ -240,4 +303,24 @@ def count_flops(program: Any) -> Flops:
     Args:
         program: A `ClosedJaxpr`, such as `jax.make_jaxpr(function)(*args)`.
     """
-    return _count(program.jaxpr)
+    return _whole(_count(program.jaxpr, _Place()))
+
+
+def mark(number: int) -> AbstractContextManager[Any]:
+    """What is traced inside it can be told apart by `flops_by_mark`."""
+    return jax.named_scope(f"{_MARK}{number}")
+
+
+def flops_by_mark(program: Any) -> dict[int | None, Flops]:
+    """As `count_flops`, apart for each part that was traced inside a `mark`.
+
+    An operation belongs to the innermost mark that it was traced in, through every transformation
+    of JAX; under None is what was traced in none. So all of them sum to the whole.
+
+    Args:
+        program: A `ClosedJaxpr`, such as `jax.make_jaxpr(function)(*args)`.
+    """
+    parts: dict[int | None, list[_Part]] = {}
+    for part in _count(program.jaxpr, _Place()):
+        parts.setdefault(part.mark, []).append(part)
+    return {number: _whole(group) for number, group in parts.items()}

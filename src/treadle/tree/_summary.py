@@ -1,7 +1,6 @@
-"""A table of what a model is made of."""
+"""What a model is made of, module by module."""
 
 import dataclasses
-import io
 import re
 from typing import Any
 
@@ -11,94 +10,13 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from ._outputs import outputs
+from ._forward import Forward, forward
 from ._paths import join, path_of
 from ._size import first_seen, is_sized, leaf_nbytes
+from ._summary_table import Summary, SummaryRow
 from ._where import Where, leaf_mask
 
-_WIDTH = 110
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _LETTERS = {"bfloat": "bf", "float": "f", "uint": "u", "int": "i", "complex": "c"}
-
-
-@dataclasses.dataclass(frozen=True)
-class SummaryRow:
-    """One module of a model.
-
-    Attributes:
-        path: Where it is in the model, `"layers/0"`; `""` is the model itself.
-        type: Name of its class.
-        arrays: Its own arrays (not those of modules inside it), as `"weight f32[8,4]"`. One that
-            stands elsewhere before is counted there, and told here: `"weight = embedding/weight"`.
-        output: The shapes it returned, a text for each call; empty where it was not called.
-        count: Elements of its own arrays.
-        nbytes: Their bytes.
-        trainable_count: How many of the elements are trained.
-        trainable_nbytes: Their bytes.
-    """
-
-    path: str
-    type: str
-    arrays: tuple[str, ...]
-    output: tuple[str, ...]
-    count: int
-    nbytes: int
-    trainable_count: int
-    trainable_nbytes: int
-
-    @property
-    def trainable(self) -> str:
-        """`"yes"`, `"no"` or `"partly"`; empty where there is nothing that could be."""
-        if self.count == 0:
-            return ""
-        if self.trainable_count == 0:
-            return "no"
-        return "yes" if self.trainable_count == self.count else "partly"
-
-
-@dataclasses.dataclass(frozen=True, repr=False)
-class Summary:
-    """A model's parts and their sizes; `print` shows it as a table.
-
-    Attributes:
-        rows: Every module that has arrays of its own, or no modules inside it.
-        output: Shapes that the model returned; empty where no example was given.
-    """
-
-    rows: tuple[SummaryRow, ...]
-    output: str
-
-    @property
-    def count(self) -> int:
-        """Elements in all arrays, each array counted once."""
-        return sum(row.count for row in self.rows)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays, each array counted once."""
-        return sum(row.nbytes for row in self.rows)
-
-    @property
-    def trainable_count(self) -> int:
-        """How many of the elements are trained."""
-        return sum(row.trainable_count for row in self.rows)
-
-    @property
-    def trainable_nbytes(self) -> int:
-        """The bytes of what is trained."""
-        return sum(row.trainable_nbytes for row in self.rows)
-
-    def __rich__(self) -> Any:
-        return _table(self)
-
-    def __str__(self) -> str:
-        from rich.console import Console  # Heavy, and of use only here.
-
-        file = io.StringIO()
-        Console(file=file, width=_WIDTH, color_system=None).print(_table(self))
-        return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())
-
-    __repr__ = __str__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +25,8 @@ class _Module:
     type: str
     slots: tuple[int, ...]
     """Its own leaves, as indices into all leaves of the model."""
+    is_listed: bool
+    """Whether it gets a row in any case, and not only where it has operations of its own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +37,7 @@ class _Leaf:
 
 
 def _modules(node: PyTree, path: str, leaves: list[_Leaf]) -> list[_Module]:
-    """`node` and the modules inside it that get a row; fills `leaves` in the order of JAX's."""
+    """`node` and the modules inside it; fills `leaves` in the order of JAX's."""
     children, _ = jtu.tree_flatten_with_path(
         node, is_leaf=lambda child: child is not node and isinstance(child, eqx.Module)
     )
@@ -132,9 +52,9 @@ def _modules(node: PyTree, path: str, leaves: list[_Leaf]) -> list[_Module]:
             leaves.append(_Leaf(join(path, name), name, child))
     has_arrays = any(is_sized(leaves[slot].value) for slot in own)
     # A mere container, or a marker such as those of Equinox's state, is left out.
-    if not has_arrays and (inner or (path and not callable(node))):
-        return inner
-    return [_Module(path, type(node).__name__, tuple(own)), *inner]
+    is_part = not any(module.is_listed for module in inner) and (not path or callable(node))
+    module = _Module(path, type(node).__name__, tuple(own), has_arrays or is_part)
+    return [module, *inner]
 
 
 def _shape_text(leaf: Any) -> str:
@@ -149,27 +69,54 @@ def _output_text(output: PyTree) -> str:
     return shapes[0] if len(shapes) == 1 else f"({', '.join(shapes)})"
 
 
-def _row(
-    module: _Module, leaves: list[_Leaf], first: list[int], mask: list[bool], output: list[PyTree]
-) -> SummaryRow:
-    sized = [slot for slot in module.slots if is_sized(leaves[slot].value)]
-    counted = [slot for slot in sized if first[slot] == slot]
-    trained = [slot for slot in counted if mask[slot]]
-    arrays = [
-        f"{leaves[slot].name} {_shape_text(leaves[slot].value)}".strip()
-        if first[slot] == slot
-        else f"{leaves[slot].name} = {leaves[first[slot]].path}"
-        for slot in sized
-    ]
+@dataclasses.dataclass(frozen=True)
+class _Model:
+    """What rows are made from."""
+
+    leaves: list[_Leaf]
+    first: list[int]
+    """For each leaf, where the same array stands first."""
+    mask: list[bool]
+    """For each leaf, whether it is trained."""
+    passed: Forward | None
+
+    def arrays_text(self, slot: int) -> str:
+        leaf, first = self.leaves[slot], self.first[slot]
+        if first != slot:
+            return f"{leaf.name} = {self.leaves[first].path}"
+        return f"{leaf.name} {_shape_text(leaf.value)}".strip()
+
+    def count(self, slots: list[int]) -> int:
+        return sum(int(self.leaves[slot].value.size) for slot in slots)
+
+    def nbytes(self, slots: list[int]) -> int:
+        return sum(leaf_nbytes(self.leaves[slot].value) for slot in slots)
+
+    def outputs(self, path: str) -> tuple[str, ...]:
+        calls = self.passed.outputs.get(path, []) if self.passed else []
+        return tuple(map(_output_text, calls))
+
+    def flops(self, path: str) -> int | None:
+        if self.passed is None:
+            return None
+        flops = self.passed.flops.get(path)
+        return int(flops.total + flops.elementwise) if flops else 0
+
+
+def _row(module: _Module, model: _Model) -> SummaryRow:
+    sized = [slot for slot in module.slots if is_sized(model.leaves[slot].value)]
+    counted = [slot for slot in sized if model.first[slot] == slot]
+    trained = [slot for slot in counted if model.mask[slot]]
     return SummaryRow(
         path=module.path,
         type=module.type,
-        arrays=tuple(arrays),
-        output=tuple(_output_text(call) for call in output),
-        count=sum(int(leaves[slot].value.size) for slot in counted),
-        nbytes=sum(leaf_nbytes(leaves[slot].value) for slot in counted),
-        trainable_count=sum(int(leaves[slot].value.size) for slot in trained),
-        trainable_nbytes=sum(leaf_nbytes(leaves[slot].value) for slot in trained),
+        arrays=tuple(map(model.arrays_text, sized)),
+        output=model.outputs(module.path),
+        count=model.count(counted),
+        nbytes=model.nbytes(counted),
+        flops=model.flops(module.path),
+        trainable_count=model.count(trained),
+        trainable_nbytes=model.nbytes(trained),
     )
 
 
@@ -179,38 +126,56 @@ def is_floating(leaf: Any) -> bool:
 
 
 def summary(model: PyTree, *example: Any, trainable: Where = is_floating) -> Summary:
-    """What a model is made of: its modules, the arrays they hold, what they return.
+    """What a model is made of: its modules, the arrays they hold, what they return and cost.
 
     A module counts its own arrays, not those of modules inside it; an array that is several
     leaves (tied weights) is counted where it stands first. So the totals are those of
     `treadle.tree.count(model)` and `treadle.tree.nbytes(model)`.
 
+    Floating point operations likewise: a module has those of its own code, in all of its calls,
+    under `jax.vmap` as often as there are examples and in a `jax.lax.scan` as often as it runs;
+    not those of modules that it calls. So the shares sum to 100 %. Counted is the program as JAX
+    traced it, without what no output needs: two for each multiplication and addition of a matrix
+    product or a convolution, and one for each element of all other arithmetic, such that norms
+    and activations have a share too. (`treadle.Compiled.model_flops` counts products only.)
+
     Args:
         model: Any pytree; in practice an `equinox.Module`.
         example: Arguments to call it with, as in `model(*example)`: arrays, or
-            `jax.ShapeDtypeStruct`s in their place. Then the shapes that each module returns are
-            told as well. Nothing is computed, and the model is in inference mode: it needs no key.
+            `jax.ShapeDtypeStruct`s in their place; one example, not a batch, for a model that is
+            called on one, and a state where it takes one. Then what each module returns is told,
+            and its share of the operations. Nothing is computed, and the model is in inference
+            mode: it needs no key. A keyword is given with `eqx.Partial(model, name=value)`.
         trainable: Which leaves are trained, as for `treadle.TrainStep`: a filter function, a
             selector, globs, or a prefix with bools as leaves. Only arrays of floats ever are.
 
     Raises:
         TreeError: If a glob in `trainable` matches nothing, or a prefix does not fit.
         ArgumentTypeError: If `trainable` is none of what it can be, or there is an example and
-            `model` cannot be called.
+            `model` cannot be called with it.
 
     Example:
         >>> model = treadle.nn.MLP(784, 10, width=256, depth=2, key=jax.random.key(0))
         >>> print(treadle.tree.summary(model, jnp.zeros(784)))
     """
-    returned = outputs(model, *example) if example else {}
+    passed = forward(model, *example) if example else None
     leaves: list[_Leaf] = []
     modules = _modules(model, "", leaves)
     flags = jax.tree.leaves(leaf_mask(trainable, model, "trainable"))
     mask = [yes and is_floating(leaf.value) for yes, leaf in zip(flags, leaves, strict=True)]
-    first = _first_arrays(leaves)
-    rows = [_row(m, leaves, first, mask, returned.get(m.path, [])) for m in modules]
-    whole = returned.get("", [])
-    return Summary(tuple(rows), _output_text(whole[-1]) if whole else "")
+    parts = _Model(leaves, _first_arrays(leaves), mask, passed)
+    rows = [_row(module, parts) for module in modules if module.is_listed or _costs(module, passed)]
+    whole = parts.outputs("")
+    return Summary(tuple(rows), whole[-1] if whole else "", _notes(passed))
+
+
+def _costs(module: _Module, passed: Forward | None) -> bool:
+    return passed is not None and module.path in passed.flops
+
+
+def _notes(passed: Forward | None) -> tuple[str, ...]:
+    parts = passed.flops.values() if passed else ()
+    return tuple(dict.fromkeys(note for flops in parts for note in flops.notes))
 
 
 def _first_arrays(leaves: list[_Leaf]) -> list[int]:
@@ -220,46 +185,3 @@ def _first_arrays(leaves: list[_Leaf]) -> list[int]:
     for at, seen in zip(sized, first_seen([leaves[at].value for at in sized]), strict=True):
         first[at] = sized[seen]
     return first
-
-
-def _bytes_text(count: int) -> str:
-    power = min(max(count.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
-    value = count / 1024**power
-    digits = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
-    return f"{value:.{digits}f} {_UNITS[power]}"
-
-
-def _calls_text(calls: tuple[str, ...]) -> str:
-    """One line for each shape, in order of first appearance, with how often it came."""
-    return "\n".join(
-        text if calls.count(text) == 1 else f"{text} x{calls.count(text)}"
-        for text in dict.fromkeys(calls)
-    )
-
-
-def _table(told: Summary) -> Any:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    # Narrow gaps and short headings: an ordinary model's table fits into 80 columns.
-    table = Table(box=box.SIMPLE_HEAD, show_footer=True, show_edge=False, padding=(0, 1, 0, 0))
-    has_outputs = bool(told.output)
-    table.add_column("path", footer="total", overflow="fold")
-    table.add_column("type", overflow="fold")
-    table.add_column("arrays", overflow="fold")
-    if has_outputs:
-        table.add_column("output", footer=Text(told.output), overflow="fold")
-    for name, total in (
-        ("params", f"{told.count:,}"),
-        ("bytes", _bytes_text(told.nbytes)),
-        ("trained", f"{told.trainable_count:,}"),
-    ):
-        table.add_column(name, justify="right", footer=total, no_wrap=True)
-    for row in told.rows:
-        cells = [row.path or ".", row.type, "\n".join(row.arrays)]
-        cells += [_calls_text(row.output)] if has_outputs else []
-        sizes = [f"{row.count:,}", _bytes_text(row.nbytes)] if row.arrays else ["", ""]
-        # As `Text`: brackets in a string would be read as rich's markup.
-        table.add_row(*map(Text, [*cells, *sizes, row.trainable]))
-    return table
