@@ -10,7 +10,8 @@ import tomllib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
@@ -50,6 +51,16 @@ def test_make_targets_named_on_a_page_exist(page):
     named = set(re.findall(r"(?:`|^)make ([a-z]+)", (ROOT / page).read_text(), re.MULTILINE))
     assert named
     assert named <= targets
+
+
+def test_the_layers_on_the_page_are_those_that_are_held():
+    contracts = PYPROJECT["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["id"] == "layers")
+    held = [re.findall(r"\w+", layer) for layer in layers]
+    (block,) = re.findall(
+        r"^```\n(_cli .*?)^```", (ROOT / "CONTRIBUTING.md").read_text(), re.M | re.S
+    )
+    assert [line.split() for line in block.splitlines()] == held
 
 
 def test_setup_without_a_new_python_says_so(tmp_path):
