@@ -1,5 +1,7 @@
 """Every error treadle raises: one family, each also the fitting built-in."""
 
+from typing import Any
+
 
 class TreadleError(Exception):
     """The base of every error raised by treadle."""
@@ -51,3 +53,16 @@ class NonFiniteError(TreadleError, FloatingPointError):
 
 class MissingExtraError(TreadleError, ImportError):
     """A package is not installed that comes with one of treadle's extras."""
+
+
+class LawError(TreadleError, AssertionError):
+    """A law does not hold for a transformation (see `treadle.testing`).
+
+    Attributes:
+        diff: What differs between the two sides, a `treadle.tree.Diff`; `None` where the law broke
+            otherwise.
+    """
+
+    def __init__(self, message: str, diff: Any = None):
+        super().__init__(message)
+        self.diff = diff

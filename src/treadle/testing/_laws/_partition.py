@@ -1,0 +1,49 @@
+"""What is split is all there, and nothing twice."""
+
+from collections.abc import Callable, Sequence
+
+import equinox as eqx
+from jaxtyping import PyTree
+
+from ...tree._paths import paths
+from ._law import Law
+
+
+def check_partition(
+    split: Callable[[PyTree], Sequence[PyTree]],
+    tree: PyTree,
+    *,
+    combine: Callable[..., PyTree] = eqx.combine,
+) -> None:
+    """`split` takes a tree apart, each leaf into exactly one part.
+
+    With `p₁, …, pₙ = split(x)`: `combine(p₁, …, pₙ) = x`, and each leaf of `x` is in one `pᵢ` and
+    `None` in the others.
+
+    Args:
+        split: From a tree to a sequence of trees of its structure, with `None` where a leaf is in
+            another part, as `eqx.partition` gives them.
+        tree: What is taken apart.
+        combine: Puts the parts together again.
+
+    Raises:
+        LawError: A leaf is in no part, or in several, or the parts together are another tree; or
+            an argument was changed in place.
+
+    Example:
+        >>> check_partition(lambda tree: eqx.partition(tree, select("**/bias")(tree)), model)
+    """
+    law = Law("check_partition")
+    parts = law.call("split", split, tree)
+    seen = dict.fromkeys(paths(tree), 0)
+    for number, part in enumerate(parts):
+        for path in paths(part):
+            if path not in seen:
+                raise law.broken(f"part {number} has a leaf at {path!r}, where the tree has none")
+            seen[path] += 1
+    wrong = [f"{path!r} is in {count} of the parts" for path, count in seen.items() if count != 1]
+    if wrong:
+        listed = "; ".join(wrong[:5])
+        raise law.broken(f"each leaf must be in exactly one of {len(parts)} parts, but {listed}")
+    together = law.call("combine", combine, *parts)
+    law.require_same(together, tree, ("combine(*split(tree))", "tree"))

@@ -1,0 +1,110 @@
+"""What is interrupted ends as what is not."""
+
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from jaxtyping import PyTree
+
+from ..._custom_types import Door
+from ..._errors import ArgumentTypeError, ArgumentValueError
+from ...checkpoint import load as treadle_load
+from ...checkpoint import save as treadle_save
+from ...data import BatchIterator
+from ._law import Law, copied
+
+Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+"""`(state, batch) -> (state, metrics)`, as a `treadle.TrainStep` is."""
+
+
+def check_resume(
+    step: Step,
+    state: PyTree,
+    batches: Door[Sequence[PyTree] | Callable[[], Iterable[PyTree]]],
+    *,
+    at: int | None = None,
+    save: Callable[[pathlib.Path, PyTree], Any] = treadle_save,
+    load: Callable[[pathlib.Path, PyTree], PyTree] = treadle_load,
+) -> None:
+    """Interrupted and continued is straight through, bit for bit.
+
+    With `sᵢ₊₁, mᵢ = step(sᵢ, bᵢ)`: when `sₖ` is saved, and what is loaded takes the steps from `k`
+    on, then the last state and all metrics `mₖ, …` are those of the run that nothing interrupted.
+    What a step keeps outside of its state (a counter, a key, a moving average in a closure) is
+    found out.
+
+    Args:
+        step: `step(state, batch) -> (state, metrics)`: a `treadle.TrainStep`, or your own. It may
+            donate the state.
+        state: Where the run starts. It stays as it is.
+        batches: The batches, in a list; or a function that makes a source of them, which is asked
+            for its position (`get_state`, at the interruption) and, made anew, put there
+            (`set_state`), as those of `treadle.data` and Grain can be. It must end.
+        at: Before which step the run is interrupted, `k`; by default each in turn.
+        save: `save(path, tree)`, as in `check_serialisation`.
+        load: `load(path, like) -> tree`.
+
+    Raises:
+        LawError: The ends differ, or metrics on the way.
+        ArgumentValueError: There are fewer than two batches, or `at` is not among them.
+        ArgumentTypeError: The source of batches cannot say where it is.
+
+    Example:
+        >>> check_resume(step, step.init(model, key=key), [batch, other, third])
+    """
+    law = Law("check_resume", ignored=("weak type",))
+    make = batches if callable(batches) else None
+    feed = list(batches() if callable(batches) else batches)
+    if len(feed) < 2:
+        raise ArgumentValueError(
+            f"`batches` has {len(feed)} batches: a run that can be interrupted has two at least."
+        )
+    if at is not None and not 0 < at < len(feed):
+        raise ArgumentValueError(f"`at` (={at}) must be from 1 to {len(feed) - 1}.")
+    end, metrics = _run(step, copied(state), feed)
+    for place in range(1, len(feed)) if at is None else [at]:
+        halfway, _ = _run(step, copied(state), feed[:place])
+        with tempfile.TemporaryDirectory(prefix="treadle-") as folder:
+            path = pathlib.Path(folder) / "state"
+            save(path, halfway)
+            loaded = load(path, copied(state))
+        rest = feed[place:] if make is None else _rest(make, place)
+        if len(rest) != len(feed) - place:
+            raise law.broken(
+                f"the source of batches, put back behind batch {place}, gives {len(rest)} more, "
+                f"and gave {len(feed) - place} straight through"
+            )
+        other, tail = _run(step, loaded, rest)
+        when = f"interrupted before step {place}"
+        law.require_same(tail, metrics[place:], (f"metrics {when}", "those straight through"))
+        law.require_same(other, end, (f"the end of the run {when}", "that straight through"))
+
+
+def _run(step: Step, state: PyTree, feed: Sequence[PyTree]) -> tuple[PyTree, list[PyTree]]:
+    rows = []
+    for batch in feed:
+        state, metrics = step(state, batch)
+        rows.append(metrics)
+    return state, rows
+
+
+def _rest(make: Callable[[], Iterable[PyTree]], place: int) -> list[PyTree]:
+    """What a source gives that is made anew and put to where another one was."""
+    source = _positioned(make())
+    for _ in range(place):
+        next(source)
+    position = source.get_state()
+    other = _positioned(make())
+    other.set_state(position)
+    return list(other)
+
+
+def _positioned(source: Iterable[PyTree]) -> BatchIterator:
+    iterator: Iterator[PyTree] = iter(source)
+    if not isinstance(iterator, BatchIterator):
+        raise ArgumentTypeError(
+            f"`batches` makes a {type(iterator).__name__}, without `get_state` and `set_state`: "
+            "give a list of batches, or a source such as `treadle.data.arrays(...)`."
+        )
+    return iterator
