@@ -13,14 +13,15 @@ from jaxtyping import Array, Int, Key
 from ._custom_types import PRNGKey
 from ._errors import ArgumentTypeError, ArgumentValueError
 
-# The ASCII codes of "trai", "data", "ense", "init", "pred" and "roun": far above any count that a
-# user splits by.
+# The ASCII codes of "trai", "data", "ense", "init", "pred", "roun" and "lora": far above any count
+# that a user splits by.
 TRAINING = 0x74726169
 DATA_ORDER = 0x64617461
 ENSEMBLE = 0x656E7365
 MODEL_INIT = 0x696E6974
 PREDICT = 0x70726564
 ROUNDING = 0x726F756E
+ADAPTERS = 0x6C6F7261
 
 
 def as_key(key: object, name: str = "key") -> PRNGKey:
@@ -68,6 +69,11 @@ def model_key(key: PRNGKey) -> PRNGKey:
 def predict_key(key: PRNGKey) -> PRNGKey:
     """The root of what `predict` draws."""
     return jax.random.fold_in(key, PREDICT)
+
+
+def adapter_key(key: PRNGKey, index: int) -> PRNGKey:
+    """The key that one of a model's adapters is made with."""
+    return jax.random.fold_in(jax.random.fold_in(key, ADAPTERS), index)
 
 
 def step_key(key: PRNGKey, step: Int[Array, ""]) -> PRNGKey:

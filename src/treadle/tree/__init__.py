@@ -7,6 +7,9 @@ from ._diff import diff as diff
 from ._difference import Diff as Diff
 from ._difference import Difference as Difference
 from ._ema import ema as ema
+from ._lora import lora as lora
+from ._lora import lora_filter as lora_filter
+from ._lora import merge_lora as merge_lora
 from ._paths import paths as paths
 from ._replace import replace as replace
 from ._select import Selector as Selector
