@@ -17,7 +17,10 @@ from ._laws import check_sharding as check_sharding
 from ._laws import check_structure as check_structure
 from ._laws import check_vmap as check_vmap
 from ._strategies import arrays as arrays
+from ._strategies import batches_like as batches_like
 from ._strategies import code as code
 from ._strategies import keys as keys
 from ._strategies import modules as modules
+from ._strategies import optimizers as optimizers
 from ._strategies import pytrees as pytrees
+from ._strategies import same_structure as same_structure

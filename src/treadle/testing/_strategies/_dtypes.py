@@ -1,0 +1,137 @@
+"""Which dtypes are meant by a name, a word for a family, a list or a strategy."""
+
+import functools
+from typing import Any, TypeAlias
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import DTypeLike
+
+from ..._errors import ArgumentTypeError, ArgumentValueError
+
+DTypes: TypeAlias = DTypeLike | str | list[Any] | tuple[Any, ...] | st.SearchStrategy[Any] | None
+"""One dtype, a word for a family, a list, a strategy; `None` for all of them."""
+
+# The usual ones first: what fails shrinks towards them.
+_FLOAT = ("float32", "bfloat16", "float16", "float64")
+_NARROW_FLOAT = (
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3b11fnuz",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e3m4",
+    "float8_e4m3",
+    "float8_e8m0fnu",
+    "float4_e2m1fn",
+)
+_INT = ("int32", "int8", "int16", "int64", "int4", "int2")
+_UINT = ("uint8", "uint32", "uint16", "uint64", "uint4", "uint2")
+_COMPLEX = ("complex64", "complex128")
+_WIDE = frozenset({"float64", "int64", "uint64", "complex128"})
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "bool": ("bool",),
+    "int": _INT,
+    "uint": _UINT,
+    "integer": (*_INT, *_UINT),
+    "float": (*_FLOAT, *_NARROW_FLOAT),
+    "complex": _COMPLEX,
+    "inexact": (*_FLOAT, *_COMPLEX, *_NARROW_FLOAT),
+}
+"""The words for families, and what is in them."""
+
+_FAMILY_ORDER = ("float", "float", "int", "bool", "uint", "complex")
+
+
+def _is_wide_enabled() -> bool:
+    return bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@functools.cache
+def _members(family: str, wide: bool) -> st.SearchStrategy[np.dtype[Any]]:
+    """The dtypes of a family that this JAX has."""
+    usual, narrow = [], []
+    for name in FAMILIES[family]:
+        # Every JAX has those of NumPy; not every one all of the others.
+        known = name == "bool" or hasattr(jnp, name)
+        if known and (wide or name not in _WIDE):
+            dtype = np.dtype(getattr(jnp, name, name))
+            (narrow if dtype.itemsize == 1 and name in _NARROW_FLOAT else usual).append(dtype)
+    # Half of the floats are of the usual formats, however many narrow ones there are.
+    repeats = max(1, len(narrow) // max(1, len(usual)))
+    return st.sampled_from(usual * repeats + narrow)
+
+
+@st.composite
+def _of_family(draw: st.DrawFn, family: str) -> np.dtype[Any]:
+    return draw(_members(family, _is_wide_enabled()))
+
+
+@st.composite
+def _of_any_family(draw: st.DrawFn) -> np.dtype[Any]:
+    family = draw(st.sampled_from(_FAMILY_ORDER))
+    return draw(_members(family, _is_wide_enabled()))
+
+
+def is_number(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is one of numbers, those of `ml_dtypes` included; or bool."""
+    return dtype.kind in "biufc" or bool(jnp.issubdtype(dtype, jnp.number))
+
+
+def as_dtype(name: str, value: Any) -> np.dtype[Any]:
+    """One dtype of numbers.
+
+    Raises:
+        ArgumentTypeError: It is none.
+        ArgumentValueError: It is one of keys.
+    """
+    try:
+        is_key = jnp.issubdtype(value, jax.dtypes.prng_key)
+        dtype = None if is_key else np.dtype(value)
+    except TypeError as error:
+        raise ArgumentTypeError(
+            f"`{name}` (={value!r}) is no dtype. Give one, such as 'float32', a word for a family "
+            f"({', '.join(map(repr, FAMILIES))}), a list of dtypes, or a strategy."
+        ) from error
+    if dtype is None:
+        raise ArgumentValueError(
+            f"`{name}` (={value!r}) is of typed keys: draw them with `treadle.testing.keys()`."
+        )
+    if not is_number(dtype):
+        raise ArgumentValueError(f"`{name}` (={value!r}) is a dtype that JAX does not have.")
+    return dtype
+
+
+def dtypes_of(dtype: Any, name: str = "dtype") -> st.SearchStrategy[np.dtype[Any]]:
+    """A strategy for what a `dtype` argument stands for.
+
+    Raises:
+        ArgumentTypeError, ArgumentValueError: It is nothing of the kind, or an empty list.
+    """
+    if dtype is None:
+        return _of_any_family()
+    if isinstance(dtype, st.SearchStrategy):
+        return dtype.map(functools.partial(as_dtype, name))
+    if isinstance(dtype, str) and dtype in FAMILIES:
+        return _of_family(dtype)
+    if isinstance(dtype, list | tuple):
+        if not dtype:
+            raise ArgumentValueError(f"`{name}` is empty: there is no dtype to draw.")
+        return st.one_of([dtypes_of(one, name) for one in dtype])
+    return st.just(as_dtype(name, dtype))
+
+
+def require_enabled(dtype: np.dtype[Any]) -> None:
+    """Refuses 64 bits where JAX would cut them to 32.
+
+    Raises:
+        ArgumentValueError: They are switched off.
+    """
+    if dtype.name in _WIDE and not _is_wide_enabled():
+        raise ArgumentValueError(
+            f"`dtype` (={dtype.name!r}) needs 64 bits, which JAX has switched off: "
+            "`jax.config.update('jax_enable_x64', True)`, or draw NumPy arrays with `kind='numpy'`."
+        )

@@ -1,0 +1,45 @@
+"""What values an array may have."""
+
+import math
+from typing import Any, NamedTuple
+
+from ..._errors import ArgumentValueError
+
+
+class Limits(NamedTuple):
+    """Which unusual values are allowed, and between which numbers all others lie."""
+
+    nan: bool = False
+    infinity: bool = False
+    subnormal: bool = False
+    negative_zero: bool = False
+    low: Any = None
+    high: Any = None
+
+
+def limits_of(
+    special: bool,
+    allow_nan: bool | None = None,
+    allow_infinity: bool | None = None,
+    allow_subnormal: bool | None = None,
+    allow_negative_zero: bool | None = None,
+    min_value: float | None = None,
+    max_value: float | None = None,
+) -> Limits:
+    """Limits from the arguments of `arrays`: what is `None` is as `special`.
+
+    Raises:
+        ArgumentValueError: A bound is not finite, or they are in the wrong order.
+    """
+    for name, bound in (("min_value", min_value), ("max_value", max_value)):
+        if bound is not None and not math.isfinite(bound):
+            raise ArgumentValueError(f"`{name}` (={bound}) must be finite, or None for no bound.")
+    if min_value is not None and max_value is not None and min_value > max_value:
+        raise ArgumentValueError(f"`min_value` (={min_value}) is above `max_value` (={max_value}).")
+    flags = (allow_nan, allow_infinity, allow_subnormal, allow_negative_zero)
+    told = [special if flag is None else flag for flag in flags]
+    return Limits(*told, low=min_value, high=max_value)
+
+
+PLAIN = Limits()
+"""Finite numbers that are not subnormal, and no -0.0."""
