@@ -45,6 +45,7 @@ from ._loss import (
     wants_args,
 )
 from ._members import advance_all
+from ._migrate import migrated_state
 from ._mistakes import explain
 from ._precision import PrecisionLike, as_precision
 from ._program import StepSpec
@@ -282,6 +283,59 @@ class TrainStep:
         new, metrics = advance_all(self._spec, state.parts(), batch, args)
         return _repacked(state, new), metrics
 
+    def migrate(
+        self,
+        state: Door[TrainState],
+        new_model: Model,
+        *,
+        model_state: Any = None,
+        old_step: "Door[TrainStep | None]" = None,
+    ) -> TrainState:
+        """The state for a model that was changed: what is still valid in it is kept.
+
+        Layers may have been added, removed, moved, resized; those that the old model has as well
+        keep their moments in the optimizer bit for bit, and their averages. Which leaves those are,
+        and what becomes of an optimizer's other state, is said at `treadle.tree.migrate`. A leaf
+        that is new joins the averaged model at its own value. The key, the number of the step, the
+        loss scale, the count of skipped steps and a fault that nobody was told of yet are kept.
+
+        Nothing is shared with `state` and `new_model`, which stay usable.
+
+        Args:
+            state: The state before.
+            new_model: The model after, made from `state.model`, so that what is unchanged is the
+                same array: `eqx.tree_at(where, state.model, ...)`.
+            model_state: With `stateful=True`, the state of layers that are new, the second of what
+                `eqx.nn.make_with_state(Layer)(...)` returns; of what both have it goes before the
+                old state. Layers that were there before keep theirs.
+            old_step: The step that made `state`, if it was another: one with another `trainable`,
+                or another optimizer, of whose state those parts are kept that this one has in the
+                same place.
+
+        Returns:
+            A state of the structure that `init` gives for `new_model`.
+
+        Raises:
+            ConsumedStateError: The state, or what `new_model` was made from, was donated to a step.
+            TreeError: The state belongs to another optimizer or model, the new model has nothing to
+                train, it has stateful layers whose state is nowhere, or the step is an ensemble's.
+            ArgumentTypeError: `state` or `old_step` is none, `new_model` is a function, or
+                `model_state` is not wanted.
+
+        Example:
+            >>> head = eqx.nn.Linear(64, 12, key=key)  # two classes more
+            >>> state = step.migrate(state, eqx.tree_at(lambda m: m.head, state.model, head))
+        """
+        _require_state(state)
+        if old_step is not None and not isinstance(old_step, TrainStep):
+            raise ArgumentTypeError(
+                f"`old_step` is a {type(old_step).__name__}, not a `TrainStep`: give the step that "
+                f"made `state`, or leave it out where it was this one."
+            )
+        ensure_compilation_cache()
+        old_spec = self._spec if old_step is None else old_step._spec
+        return migrated_state(self._spec, old_spec, state, new_model, model_state)
+
     def compile(
         self, state: Door[TrainState], batch: Batch, *, args: Args | None = None
     ) -> Compiled:
@@ -436,11 +490,7 @@ class TrainStep:
         Raises:
             ArgumentTypeError: With the way out.
         """
-        if not isinstance(state, TrainState):
-            raise ArgumentTypeError(
-                f"`state` is a {type(state).__name__}, not a `TrainState`: make one with "
-                f"`state = step.init(model, key=jax.random.key(0))`."
-            )
+        _require_state(state)
         if args is not None and not self._takes_args:
             raise unwanted_args(self._spec.loss.call.loss_fn)
         if args is None and self._wants_args:
@@ -483,6 +533,14 @@ def _nonfinite_message(step: int, members: np.ndarray | None, scaled: bool) -> s
         f"{step} shows it again, with the same random draws. "
         f"`TrainStep(..., nonfinite='skip')` drops such updates, 'ignore' lets them be."
     )
+
+
+def _require_state(state: Any) -> None:
+    if not isinstance(state, TrainState):
+        raise ArgumentTypeError(
+            f"`state` is a {type(state).__name__}, not a `TrainState`: make one with "
+            f"`state = step.init(model, key=jax.random.key(0))`."
+        )
 
 
 def _repacked(old: TrainState, new: Parts) -> TrainState:

@@ -10,6 +10,7 @@ from ._ema import ema as ema
 from ._lora import lora as lora
 from ._lora import lora_filter as lora_filter
 from ._lora import merge_lora as merge_lora
+from ._migrate import migrate as migrate
 from ._paths import paths as paths
 from ._replace import replace as replace
 from ._select import Selector as Selector
