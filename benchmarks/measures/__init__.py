@@ -1,6 +1,6 @@
 """What can be measured; each file has `measure`, `tables` and `goals`."""
 
-from . import dispatch, ensemble, gc, keys, loop, memory, startup, step
+from . import dispatch, ensemble, gc, keys, loop, memory, startup, step, tree
 
 MEASURES = {
     "dispatch": dispatch,
@@ -11,4 +11,5 @@ MEASURES = {
     "startup": startup,
     "gc": gc,
     "keys": keys,
+    "tree": tree,
 }

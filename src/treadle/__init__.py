@@ -1,5 +1,8 @@
 """treadle: a training library for Equinox models."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from . import callbacks as callbacks
 from . import checkpoint as checkpoint
 from . import data as data
@@ -44,3 +47,13 @@ from .callbacks import Callback as Callback
 from .checkpoint import Checkpointer as Checkpointer
 from .checkpoint import load as load
 from .checkpoint import save as save
+
+if TYPE_CHECKING:
+    from . import testing as testing
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is used: it needs hypothesis, which is an extra.
+    if name == "testing":
+        return importlib.import_module(".testing", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
