@@ -18,6 +18,7 @@ from ._custom_types import Model, PRNGKey
 from ._errors import ArgumentTypeError, ConsumedStateError, TreeError
 from ._model_state import state_paths
 from ._random import as_key
+from .tree._diff import Outlined
 from .tree._paths import NamedLeaves, escape, flatten_with_paths, join
 from .tree._stack import Stacked
 
@@ -242,7 +243,7 @@ class Bundle:
         return part.build(self.leaves)
 
 
-class TrainState(NamedLeaves, Stacked):
+class TrainState(NamedLeaves, Outlined, Stacked):
     """The state of a training run between two steps: a pytree of arrays, and of arrays only.
 
     Made by `TrainStep.init`. The views (`.model`, `.opt_state`, `.model_state`, `.ema_model`,
@@ -413,7 +414,17 @@ class TrainState(NamedLeaves, Stacked):
                 if slot is not None:
                     # The key is one leaf to whoever looks from outside.
                     found[slot] = name if name == "key" else join(escape(name), path)
-        return tuple(found[index] for index in range(len(found)))
+        return tuple(
+            join(found[index], inside)
+            for index, leaf in enumerate(self.leaves)
+            for inside, _ in flatten_with_paths(leaf)[0]  # Nothing, where a filter put a `None`.
+        )
+
+    def outline(self) -> dict[str, Any]:
+        """The views as far as they are static, `None` in the place of each array."""
+        nothing = [None] * len(self.leaves)
+        parts = zip(Parts._fields, self.skeleton.parts, strict=True)
+        return {name: part.build(nothing) for name, part in parts}
 
     def copy(self) -> "TrainState":
         """The same state in memory of its own, which no step on the original will take.

@@ -28,11 +28,13 @@ def converted(leaf: Any, dtype: np.dtype) -> Any:
     """One leaf in another format, where it is one that has formats."""
     if not is_real(leaf):
         return leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf if leaf.dtype == dtype else jax.ShapeDtypeStruct(leaf.shape, dtype)
     if leaf.dtype == dtype and not getattr(leaf, "weak_type", False):
         return leaf
-    return leaf.astype(dtype)
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+    # NumPy would warn of what the new format does not reach.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return leaf.astype(dtype)
 
 
 def cast(tree: PyTree, dtype: Door[Any], where: Door[Where | None] = None) -> PyTree:
@@ -40,8 +42,9 @@ def cast(tree: PyTree, dtype: Door[Any], where: Door[Where | None] = None) -> Py
 
     Keys, integers, bools, complex numbers and whatever is no array (a dropout's rate) are not
     touched, even where they are chosen. NumPy arrays stay NumPy arrays. A weak type becomes a
-    common one. Numbers are rounded to the nearest, and to an infinity or NaN where the new format
-    does not reach as far.
+    common one. Numbers are rounded to the nearest, from float64 to less than 32 bits by way of
+    float32, as XLA does. What the new format does not reach is infinite, or NaN, or in a format
+    that has neither the largest number.
 
     Args:
         tree: Any pytree.
@@ -51,8 +54,8 @@ def cast(tree: PyTree, dtype: Door[Any], where: Door[Where | None] = None) -> Py
 
     Raises:
         ArgumentTypeError: `dtype` is no dtype, or `where` is none of what it can be.
-        ArgumentValueError: `dtype` is not floating-point, or is float64 while JAX has it switched
-            off.
+        ArgumentValueError: `dtype` is not one of JAX's floating-point formats, or is float64 while
+            JAX has it switched off.
         TreeError: A glob matches nothing, or a prefix does not fit.
 
     Example:
@@ -72,10 +75,10 @@ def _format(dtype: Any) -> np.dtype:
         raise ArgumentTypeError(
             f"`dtype` (={dtype!r}) is no dtype: give one such as `jnp.bfloat16` or 'float32'."
         ) from error
-    if dtype is None or not _is_real(target):
+    if dtype is None or not _is_real(target) or not target.isnative or target.itemsize > 8:
         raise ArgumentValueError(
-            f"`dtype` (={dtype!r}) must be a floating-point dtype, such as `jnp.bfloat16`: only "
-            "arrays of real floating-point numbers are cast."
+            f"`dtype` (={dtype!r}) must be a floating-point dtype of JAX's, such as "
+            "`jnp.bfloat16`: only arrays of real floating-point numbers are cast."
         )
     if target == np.float64 and jax.dtypes.canonicalize_dtype(target) != target:
         raise ArgumentValueError(

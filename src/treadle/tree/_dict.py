@@ -13,6 +13,8 @@ from ._match import some, told
 from ._paths import paths_of_structure
 from ._size import is_sized
 
+_TOLD = 8
+
 
 def to_dict(tree: PyTree) -> dict[str, Any]:
     """The leaves of `tree` by their paths, as `{"layers/0/weight": array, ...}`.
@@ -63,7 +65,7 @@ def from_dict(values: Door[Mapping[str, Any]], like: PyTree) -> PyTree:
         if is_sized(old) and is_sized(new) and old.shape != new.shape
     ]
     if wrong:
-        raise TreeError(f"`values` does not fit `like`: {some(wrong, 8)}.")
+        raise TreeError(f"`values` does not fit `like`: {some(wrong, _TOLD)}.")
     return jax.tree.unflatten(treedef, filled)
 
 
@@ -77,12 +79,13 @@ def _misnamed(values: Mapping[str, Any], names: tuple[str, ...]) -> str:
         ("unexpected", unexpected, missing),
     ):
         if strays:
-            lines.append(f"{word} {some([_near(name, candidates) for name in strays], 8)}")
+            # Looking for the nearest of thousands of names would take minutes.
+            near = [_near(name, candidates[:200]) for name in strays[:_TOLD]]
+            lines.append(f"{word} {some([*near, *strays[_TOLD:]], _TOLD)}")
     return f"`values` does not have the names of `like`: {'; '.join(lines)}."
 
 
 def _near(name: Any, candidates: list[Any]) -> str:
-    # Looking for the nearest of thousands of names would take minutes.
-    texts = [text for text in candidates[:200] if isinstance(text, str)]
+    texts = [text for text in candidates if isinstance(text, str)]
     near = difflib.get_close_matches(name, texts, n=1) if isinstance(name, str) else []
     return f"{name!r} (there is {near[0]!r})" if near else repr(name)

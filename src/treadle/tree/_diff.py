@@ -1,106 +1,135 @@
 """Every difference between two trees, by path."""
 
+import abc
+import collections
 import dataclasses
+import math
+import numbers
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
-import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from .._errors import ArgumentTypeError
+from .._custom_types import Door
+from .._errors import ArgumentTypeError, ArgumentValueError
 from ._difference import Diff, Difference
-from ._match import same_static, told, told_apart
-from ._paths import NamedLeaves, join, numbered, path_of, paths_of_structure
+from ._match import told, told_apart
+from ._paths import Node, inside, opened, paths_of_structure
 from ._size import is_sized
-from ._values import deviation
+from ._values import deviation, same_static
 
 
-@dataclasses.dataclass(frozen=True)
-class _Node:
-    """One node of a tree, opened by one level."""
+class Outlined(abc.ABC):
+    """A node whose structure hides static fields and leaves, and that can show them."""
 
-    kind: type | None
-    """Of the container; `None` for a leaf."""
-    data: Any
-    children: dict[str, Any]
+    @abc.abstractmethod
+    def outline(self) -> PyTree:
+        """What it is without its arrays, `None` in the place of each."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tolerance:
+class _Options(NamedTuple):
     rtol: float
     atol: float
+    arrays: bool = True
+    """False for outlines: what is empty there held arrays, which were compared before."""
 
 
-def _opened(node: PyTree) -> _Node:
-    if isinstance(node, NamedLeaves):
-        leaves, treedef = jax.tree.flatten(node)
-        children = dict(zip(paths_of_structure(treedef, node), leaves, strict=True))
-        return _Node(type(node), treedef, children)
-    entries, treedef = jtu.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
-    data = treedef.node_data()
-    if data is None:
-        return _Node(type(None), None, {}) if node is None else _Node(None, None, {})
-    names = numbered([path_of(keys) for keys, _ in entries])
-    children = dict(zip(names, (child for _, child in entries), strict=True))
-    return _Node(data[0], data[1], children)
-
-
-def _walk(a: PyTree, b: PyTree, path: str, tolerance: _Tolerance) -> Iterator[Difference]:
+def _walk(a: PyTree, b: PyTree, path: str | None, options: _Options) -> Iterator[Difference]:
     if a is b:
         return
-    one, two = _opened(a), _opened(b)
+    one, two = opened(a), opened(b)
     if one.kind is None and two.kind is None:
-        yield from _leaf(a, b, path, tolerance)
+        yield from _leaf(a, b, path or "", options)
         return
     if one.kind is not two.kind:
-        yield Difference(path, "type", _kind(a, one), _kind(b, two))
-        if None in (one.kind, two.kind) or type(None) in (one.kind, two.kind):
+        yield Difference(path or "", "type", *_kinds(a, b, one, two))
+        if not (_is_container(one) and _is_container(two)):
             return
     for name in [*one.children, *(name for name in two.children if name not in one.children)]:
-        inner = join(path, name)
+        inner = inside(path, name, a)
         if name not in two.children:
-            yield from _only("only in a", one.children[name], inner)
+            yield from _only("only in a", one.children[name], inner, options)
         elif name not in one.children:
-            yield from _only("only in b", two.children[name], inner)
+            yield from _only("only in b", two.children[name], inner, options)
         else:
-            yield from _walk(one.children[name], two.children[name], inner, tolerance)
+            yield from _walk(one.children[name], two.children[name], inner, options)
     if one.kind is two.kind:
-        yield from _static(a, b, (one, two), path)
+        yield from _beside(a, b, one, two, path, options)
 
 
-def _kind(node: Any, opened: _Node) -> str:
-    return told(node) if opened.kind is None or node is None else type(node).__name__
+def _is_container(node: Node) -> bool:
+    return node.kind not in (None, type(None))
 
 
-def _only(kind: str, part: PyTree, path: str) -> Iterator[Difference]:
+def _kinds(a: Any, b: Any, one: Node, two: Node) -> tuple[str, str]:
+    if not (_is_container(one) and _is_container(two)):
+        texts = [
+            type(node).__name__ if _is_container(opened) else told(node)
+            for node, opened in ((a, one), (b, two))
+        ]
+        return texts[0], texts[1]
+    return _types(type(a), type(b))
+
+
+def _types(one: type, two: type) -> tuple[str, str]:
+    """The names of two types; with their modules, or at last addresses, where they are the same."""
+    short, full, placed = zip(_names(one), _names(two), strict=True)
+    return next((pair for pair in (short, full) if pair[0] != pair[1]), placed)
+
+
+def _names(kind: type) -> tuple[str, str, str]:
+    full = f"{kind.__module__}.{kind.__qualname__}"
+    return kind.__name__, full, f"{full} at {id(kind):#x}"
+
+
+def _only(kind: str, part: PyTree, path: str, options: _Options) -> Iterator[Difference]:
     leaves, treedef = jax.tree.flatten(part)
+    is_leaf = jax.tree_util.treedef_is_leaf(treedef) and treedef.num_leaves == 1
     names = paths_of_structure(treedef, part)
-    found = {join(path, name): told(leaf) for name, leaf in zip(names, leaves, strict=True)}
-    if not leaves:  # A container without any, or `None`.
-        found = {path: told(part) if part is None else type(part).__name__}
-    for name, text in found.items():
+    found = [
+        (path if is_leaf else inside(path, name, part), told(leaf))
+        for name, leaf in zip(names, leaves, strict=True)
+    ]
+    if not leaves and options.arrays:  # A container without any, or `None`.
+        found = [(path, told(part) if part is None else type(part).__name__)]
+    for name, text in found:
         in_a = kind == "only in a"
         yield Difference(name, kind, text if in_a else "", "" if in_a else text)
 
 
-def _static(a: Any, b: Any, opened: tuple[_Node, _Node], path: str) -> Iterator[Difference]:
-    """What a container of one kind keeps beside its children."""
-    if isinstance(a, eqx.Module):
-        for field in dataclasses.fields(a):
-            one, two = (vars(node).get(field.name, _UNSET) for node in (a, b))
-            if field.metadata.get("static") and not same_static(one, two):
-                yield Difference(join(path, field.name), "static", *told_apart(one, two))
+def _beside(
+    a: Any, b: Any, one: Node, two: Node, path: str | None, options: _Options
+) -> Iterator[Difference]:
+    """What differs of all that containers of one kind keep beside their children."""
+    names = list(one.children), list(two.children)
+    if names[0] != names[1] and set(names[0]) == set(names[1]):
+        yield Difference(path or "", "order", ", ".join(names[0]), ", ".join(names[1]))
         return
-    names = [list(node.children) for node in opened]
-    if names[0] != names[1]:
-        if set(names[0]) == set(names[1]):
-            yield Difference(path, "order", ", ".join(names[0]), ", ".join(names[1]))
-    elif not _same_data(opened[0].data, opened[1].data):
-        yield Difference(path, "static", *told_apart(opened[0].data, opened[1].data))
+    data = _data(one), _data(two)
+    if same_static(*data):
+        return
+    if isinstance(a, Outlined):
+        yield from _walk(a.outline(), b.outline(), path, options._replace(arrays=False))
+        return
+    fields = list(_fields(a, b, one, path))
+    yield from fields or [Difference(path or "", "static", *told_apart(*data))]
+
+
+def _data(node: Node) -> Any:
+    if node.kind in (dict, collections.OrderedDict):
+        return None  # The keys, which are the names of the children.
+    return node.data[0] if node.kind is collections.defaultdict else node.data
+
+
+def _fields(a: Any, b: Any, one: Node, path: str | None) -> Iterator[Difference]:
+    """The fields of a dataclass that are no children and differ."""
+    for field in dataclasses.fields(a) if dataclasses.is_dataclass(a) else ():
+        values = getattr(a, field.name, _UNSET), getattr(b, field.name, _UNSET)
+        if field.name not in one.children and not same_static(*values):
+            yield Difference(inside(path, field.name), "static", *told_apart(*values))
 
 
 class _Unset:
@@ -113,30 +142,36 @@ class _Unset:
 _UNSET = _Unset()
 
 
-def _same_data(a: Any, b: Any) -> bool:
-    return a is b or bool(np.all(a == b))
-
-
-def _leaf(a: Any, b: Any, path: str, tolerance: _Tolerance) -> Iterator[Difference]:
+def _leaf(a: Any, b: Any, path: str, options: _Options) -> Iterator[Difference]:
     if not (_is_array(a) and _is_array(b)):
         if _is_array(a) or _is_array(b):
-            yield Difference(path, "type", told(a), told(b))
+            yield Difference(path, "type", *told_apart(a, b))
         elif not same_static(a, b):
-            one, two = told_apart(a, b)
-            yield Difference(path, "leaf", one, two)
+            yield Difference(path, "leaf", *told_apart(a, b))
         return
-    if isinstance(a, jax.Array) != isinstance(b, jax.Array) or _is_abstract(a) != _is_abstract(b):
-        yield Difference(path, "type", type(a).__name__, type(b).__name__)
+    if _array_type(a) != _array_type(b):
+        yield Difference(path, "type", _array_type(a), _array_type(b))
     if a.shape != b.shape:
         yield Difference(path, "shape", told(a), told(b))
-    elif a.dtype != b.dtype:
+    if a.dtype != b.dtype:
         yield Difference(path, "dtype", str(a.dtype), str(b.dtype))
-    else:
-        yield from _same_shape(a, b, path, tolerance)
+    weak = _type_strength(a), _type_strength(b)
+    if weak[0] != weak[1]:
+        yield Difference(path, "weak type", *weak)
+    if a.shape == b.shape:
+        yield from _sharding(a, b, path)
+        if a.dtype == b.dtype:
+            yield from _value(a, b, path, options)
 
 
 def _is_array(leaf: Any) -> bool:
     return is_sized(leaf) or isinstance(leaf, np.generic)
+
+
+def _array_type(leaf: Any) -> str:
+    if isinstance(leaf, jax.Array):
+        return "jax.Array"
+    return f"{type(leaf).__module__.partition('.')[0]}.{type(leaf).__name__}"
 
 
 def _is_abstract(leaf: Any) -> bool:
@@ -147,25 +182,63 @@ def _type_strength(leaf: Any) -> str:
     return "weak" if getattr(leaf, "weak_type", False) else "not weak"
 
 
-def _same_shape(a: Any, b: Any, path: str, tolerance: _Tolerance) -> Iterator[Difference]:
-    one, two = _type_strength(a), _type_strength(b)
-    if one != two:
-        yield Difference(path, "weak type", one, two)
-    if isinstance(a, jax.Array) and isinstance(b, jax.Array):
-        if isinstance(a, Tracer) or isinstance(b, Tracer):
-            raise ArgumentTypeError(
-                f"{path!r} is being traced: `diff` compares numbers, and inside of `jax.jit` there "
-                "are none. Call it on what comes out."
-            )
-        if not a.sharding.is_equivalent_to(b.sharding, a.ndim):
-            yield Difference(path, "sharding", str(a.sharding), str(b.sharding))
-    if not (_is_abstract(a) or _is_abstract(b)):
-        found = deviation(a, b, tolerance.rtol, tolerance.atol)
-        if found is not None:
-            yield Difference(path, "value", found.a, found.b, found)
+def _sharding(a: Any, b: Any, path: str) -> Iterator[Difference]:
+    if any(isinstance(leaf, Tracer) or not hasattr(leaf, "sharding") for leaf in (a, b)):
+        return
+    one, two = a.sharding, b.sharding
+    if one is None or two is None:
+        same = one is two
+    else:
+        same = one.is_equivalent_to(two, a.ndim)
+    if not same:
+        yield Difference(path, "sharding", *_shardings(one, two, a.shape))
 
 
-def diff(a: PyTree, b: PyTree, *, rtol: float = 0.0, atol: float = 0.0) -> Diff:
+def _shardings(one: Any, two: Any, shape: tuple[int, ...]) -> tuple[str, str]:
+    """Two shardings in the fewest words in which they differ."""
+    for words in (_axes, str):
+        if words(one) != words(two):
+            return words(one), words(two)
+    return _in_order(one, shape), _in_order(two, shape)
+
+
+def _axes(sharding: Any) -> str:
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        axes = ", ".join(f"{name}={size}" for name, size in sharding.mesh.shape.items())
+        return f"{sharding.spec} over {axes}"
+    if isinstance(sharding, jax.sharding.SingleDeviceSharding):
+        return ", ".join(map(str, sharding.device_set))
+    return str(sharding)
+
+
+def _in_order(sharding: Any, shape: tuple[int, ...]) -> str:
+    devices = ", ".join(map(str, sharding.devices_indices_map(shape)))
+    return f"{_axes(sharding)}, devices {devices}"
+
+
+def _value(a: Any, b: Any, path: str, options: _Options) -> Iterator[Difference]:
+    if _is_abstract(a) or _is_abstract(b):
+        return
+    if isinstance(a, Tracer) or isinstance(b, Tracer):
+        raise ArgumentTypeError(
+            f"{path!r} is being traced: `diff` compares numbers, and inside of `jax.jit` there are "
+            "none. Call it on what comes out."
+        )
+    found = deviation(a, b, options.rtol, options.atol)
+    if found is not None:
+        yield Difference(path, "value", found.a, found.b, found)
+
+
+def _require_tolerance(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ArgumentTypeError(f"`{name}` (={value!r}) must be a number, such as 1e-6.")
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ArgumentValueError(f"`{name}` (={value!r}) must be finite and at least 0.")
+    return number
+
+
+def diff(a: PyTree, b: PyTree, *, rtol: Door[float] = 0.0, atol: Door[float] = 0.0) -> Diff:
     """Every difference between two trees: structure, static fields, and all about the leaves.
 
     Equality is that of bits: NaNs are the same where their bits are, `0.0` and `-0.0` differ.
@@ -182,10 +255,13 @@ def diff(a: PyTree, b: PyTree, *, rtol: float = 0.0, atol: float = 0.0) -> Diff:
         An object that is true where there are differences, and prints as a table.
 
     Raises:
-        ArgumentTypeError: A leaf is being traced: there are no numbers to compare.
+        ArgumentTypeError: A leaf is being traced: there are no numbers to compare. Or a tolerance
+            is no number.
+        ArgumentValueError: A tolerance is negative or not finite.
 
     Example:
         >>> print(treadle.tree.diff(model, loaded))
         no differences
     """
-    return Diff(tuple(_walk(a, b, "", _Tolerance(rtol, atol))))
+    options = _Options(_require_tolerance("rtol", rtol), _require_tolerance("atol", atol))
+    return Diff(tuple(_walk(a, b, None, options)))

@@ -9,6 +9,8 @@ from ._values import Deviation
 
 _WIDTH = 110
 _ROWS = 40
+_WIDTH_OF_PATHS = 40
+_WIDTH_OF_VALUES = 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +61,13 @@ class Diff:
         return tuple(dict.fromkeys(difference.path for difference in self.differences))
 
     def __rich__(self) -> Any:
-        return _table(self)
+        return _table(self) if self.differences else "no differences"
 
     def __str__(self) -> str:
         from rich.console import Console  # Heavy, and of use only here.
 
-        if not self.differences:
-            return "no differences"
         file = io.StringIO()
-        Console(file=file, width=_WIDTH, color_system=None).print(_table(self))
+        Console(file=file, width=_WIDTH, color_system=None).print(self)
         return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())
 
     __repr__ = __str__
@@ -88,8 +88,13 @@ def _table(diff: Diff) -> Any:
     )
     told = diff.differences[:_ROWS]
     has_deviations = any(difference.deviation for difference in told)
-    for name in ("path", "differs", "a", "b"):
-        table.add_column(name, overflow="fold")
+    longest = max(len(difference.path) for difference in told)
+    # Paths are what one looks for, so they are broken last.
+    table.add_column("path", overflow="fold", no_wrap=longest <= _WIDTH_OF_PATHS)
+    table.add_column("differs", no_wrap=True)
+    for name in ("a", "b"):
+        width = max(len(getattr(difference, name)) for difference in told)
+        table.add_column(name, overflow="fold", no_wrap=width <= _WIDTH_OF_VALUES)
     if has_deviations:
         table.add_column("by", overflow="fold")
     for difference in told:

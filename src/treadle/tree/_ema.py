@@ -1,5 +1,6 @@
 """Exponential moving averages of trees."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._custom_types import Door
 from .._errors import ArgumentTypeError, ArgumentValueError
+from ._cast import is_real
 from ._match import fits, is_inexact, require_match
 
 
@@ -37,22 +39,30 @@ _mixed_on_device = jax.jit(
 def _leaf(old: Any, new: Any, weights: _Weights) -> Any:
     if not is_inexact(old):
         return new
-    if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
+    is_traced = isinstance(new, Tracer) or isinstance(weights.old, Tracer)
+    if isinstance(old, np.ndarray) and not is_traced:
         # On the host, where JAX would narrow 64 bits to 32.
         with np.errstate(invalid="ignore", over="ignore"):
-            return np.asarray(_mixed(old, new, weights, np.where), old.dtype)
+            return np.asarray(_mixed(old, np.asarray(new), weights, np.where), old.dtype)
     return _mixed_on_device(old, new, weights)
 
 
+def _is_real_number(value: Any) -> bool:
+    if isinstance(value, (jax.Array, np.ndarray)):
+        return is_real(value) or jnp.issubdtype(value.dtype, np.integer)
+    return isinstance(value, numbers.Real)
+
+
 def _weights(decay: Any) -> _Weights:
+    if isinstance(decay, (jax.Array, np.ndarray)) and decay.ndim:
+        raise ArgumentTypeError(f"`decay` must be one number, not an array of shape {decay.shape}.")
     if isinstance(decay, Tracer):
         return _Weights(decay, 1 - decay)
-    try:
-        number = float(decay)
-    except (TypeError, ValueError) as error:
+    if not _is_real_number(decay):
         raise ArgumentTypeError(
             f"`decay` (={decay!r}) must be a number from 0 to 1, such as 0.999."
-        ) from error
+        )
+    number = float(decay)
     if not 0 <= number <= 1:
         raise ArgumentValueError(f"`decay` (={decay!r}) must be from 0 to 1, such as 0.999.")
     # The difference in float64: in float32, 1 - 0.9999 is off by 0.0002 of itself.
@@ -62,9 +72,10 @@ def _weights(decay: Any) -> _Weights:
 def ema(old: PyTree, new: PyTree, decay: Door[float | Float[Array, ""]]) -> PyTree:
     """One step of an exponential moving average: `decay * old + (1 - decay) * new`, leaf by leaf.
 
-    Computed in the dtype of `old`, so that a float32 average of a bfloat16 model stays one. Arrays
-    that are not of floats (counters, keys) and leaves that are no arrays are those of `new`. Where
-    both are equal the result is, bit for bit; a decay of 0 gives `new` and of 1 `old`.
+    Computed in the dtype of `old`, so that a float32 average of a bfloat16 model stays one, and
+    where `old` is: of a NumPy array on the host. Arrays that are not of floats (counters, keys) and
+    leaves that are no arrays are those of `new`. Where both are equal the result is, bit for bit; a
+    decay of 0 gives `new` and of 1 `old`.
 
     For an average that is right from the first step on and lives in the training state, see
     `TrainStep(ema=...)`; `optax.incremental_update` is the same without the care for dtypes.
@@ -85,6 +96,6 @@ def ema(old: PyTree, new: PyTree, decay: Door[float | Float[Array, ""]]) -> PyTr
     weights = _weights(decay)
     was, now = jax.tree.flatten(old), jax.tree.flatten(new)
     if was[1] != now[1] or not all(map(fits, was[0], now[0])):
-        require_match(old, new, ("`old`", "`new`"), dtypes=False)
+        require_match(old, new, ("`old`", "`new`"), fits)
     leaves = [_leaf(a, b, weights) for a, b in zip(was[0], now[0], strict=True)]
     return jax.tree.unflatten(was[1], leaves)

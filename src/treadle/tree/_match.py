@@ -1,17 +1,17 @@
 """Where two trees that should fit each other do not, in words."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from .._errors import TreeError
-from ._paths import paths_of_structure
+from ._paths import inside, opened, paths_of_structure
 from ._size import is_sized
+from ._values import same_static
 
 _TOLD = 3
 
@@ -21,14 +21,31 @@ def told(leaf: Any) -> str:
     if is_sized(leaf):
         return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
     name = getattr(leaf, "__qualname__", None)
-    text = f"<{name.strip('<>')}>" if isinstance(name, str) else repr(leaf)
+    text = f"<{name.strip('<>')}>" if isinstance(name, str) else _line(leaf)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _line(value: Any) -> str:
+    """As it prints, on one line."""
+    text = repr(value)
+    return " ".join(text.split()) if "\n" in text else text
+
+
+def _typed(value: Any) -> str:
+    return f"{told(value)} of type {type(value).__module__}.{type(value).__qualname__}"
+
+
+def _placed(value: Any) -> str:
+    return f"{told(value)} at {id(value):#x}"
+
+
 def told_apart(a: Any, b: Any) -> tuple[str, str]:
-    """Two leaves in words; in full where these would be the same."""
-    texts = told(a), told(b)
-    return texts if texts[0] != texts[1] else (repr(a), repr(b))
+    """Two things that differ, in the fewest words in which they do; at last by their addresses."""
+    for words in (told, _line, _typed):
+        one, two = words(a), words(b)
+        if one != two:
+            return one, two
+    return _placed(a), _placed(b)
 
 
 def some(items: Iterable[str], count: int = _TOLD, separator: str = ", ") -> str:
@@ -38,57 +55,51 @@ def some(items: Iterable[str], count: int = _TOLD, separator: str = ", ") -> str
     return separator.join(listed[:count]) + (f"{separator}and {rest} more" if rest > 0 else "")
 
 
-def same_static(a: Any, b: Any) -> bool:
-    """Whether two leaves that are not arrays are the same: of one type, and equal.
-
-    NaN is the same as NaN, and -0.0 is not 0.0.
-    """
-    if a is b:
-        return True
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, (float, complex)):
-        return repr(a) == repr(b)
-    return bool(np.all(a == b))  # Of one whose `==` is by element, all must be equal.
-
-
 @functools.cache
-def _is_inexact_dtype(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.inexact)
+def _family(dtype: Any) -> int:
+    """0 for what is no float, 1 for real floats, 2 for complex ones."""
+    return jnp.issubdtype(dtype, jnp.inexact) + jnp.issubdtype(dtype, jnp.complexfloating)
 
 
 def is_inexact(leaf: Any) -> bool:
     """Whether a leaf is an array of floats or complex numbers, or stands for one."""
-    return is_sized(leaf) and _is_inexact_dtype(leaf.dtype)
+    return is_sized(leaf) and _family(leaf.dtype) > 0
 
 
 def fits(a: Any, b: Any) -> bool:
-    """Whether arrays agree in shape, and both or none are of floats; others always do."""
+    """Whether arrays agree in shape and in whether they are real floats, complex ones or none.
+
+    Leaves that are no arrays fit each other, and arrays that are not of floats.
+    """
     if not (is_sized(a) and is_sized(b)):
         return is_inexact(a) == is_inexact(b)
-    return a.shape == b.shape and _is_inexact_dtype(a.dtype) == _is_inexact_dtype(b.dtype)
+    return a.shape == b.shape and _family(a.dtype) == _family(b.dtype)
 
 
-def alike(a: Any, b: Any, dtypes: bool = True) -> bool:
+def _is_abstract(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def alike(a: Any, b: Any) -> bool:
     """Whether arrays agree in shape and dtype, and other leaves are the same."""
     if is_sized(a) and is_sized(b):
-        return fits(a, b) and (a.dtype == b.dtype or not dtypes)
+        return a.shape == b.shape and a.dtype == b.dtype and _is_abstract(a) == _is_abstract(b)
     return same_static(a, b)
 
 
 def mismatches(
-    first: PyTree, second: PyTree, names: tuple[str, str], *, dtypes: bool = True
+    first: PyTree,
+    second: PyTree,
+    names: tuple[str, str],
+    fit: Callable[[Any, Any], bool] = alike,
 ) -> list[str]:
     """A phrase for each way in which two trees do not fit; empty where they do.
 
-    They fit where structures are equal, arrays agree in shape and dtype, and other leaves are
-    equal.
-
     Args:
         first: One tree.
-        second: The other.
+        second: The other, of the same structure if it fits.
         names: What to call them.
-        dtypes: Whether arrays must agree in dtype, not only in whether they are of floats.
+        fit: Whether two leaves fit each other.
     """
     one, two = jax.tree.flatten(first), jax.tree.flatten(second)
     was = dict(zip(paths_of_structure(one[1], first), one[0], strict=True))
@@ -102,35 +113,49 @@ def mismatches(
         if only
     ]
     problems += [
-        f"{path!r} is {told(was[path])} in {names[0]} and {told(now[path])} in {names[1]}"
+        _differs(path, told_apart(was[path], now[path]), names)
         for path in was
-        if path in now and not alike(was[path], now[path], dtypes)
+        if path in now and not fit(was[path], now[path])
     ]
     if not problems and one[1] != two[1]:
-        problems = [_structures(one[1], two[1], names)]
+        problems = [_structures(first, second, None, names)]
     return problems
 
 
-def _structures(one: Any, two: Any, names: tuple[str, str]) -> str:
+def _differs(path: str, texts: tuple[str, str], names: tuple[str, str]) -> str:
+    return f"{path!r} is {texts[0]} in {names[0]} and {texts[1]} in {names[1]}"
+
+
+def _structures(first: PyTree, second: PyTree, path: str | None, names: tuple[str, str]) -> str:
     """The innermost containers that differ, where all leaves have the same paths."""
-    if one.node_data() == two.node_data():
-        for inner, other in zip(one.children(), two.children(), strict=False):
-            if inner != other:
-                return _structures(inner, other, names)
-    kinds = [None if data is None else data[0] for data in (one.node_data(), two.node_data())]
-    if kinds[0] is kinds[1]:
-        return "a static field, or the order of keys, differs: print `treadle.tree.diff` of them"
-    types = [kind.__name__ if isinstance(kind, type) else "leaf" for kind in kinds]
-    return f"a container is a {types[0]} in {names[0]} and a {types[1]} in {names[1]}"
+    one, two = opened(first), opened(second)
+    if one.kind is two.kind and list(one.children) == list(two.children):
+        for name, child in one.children.items():
+            other = two.children[name]
+            if jax.tree.structure(child) != jax.tree.structure(other):
+                return _structures(child, other, inside(path, name, first), names)
+    place = "" if path is None else f" at {path!r}"
+    if one.kind is two.kind:
+        return (
+            f"a static field, or the order of keys, differs{place}: print `treadle.tree.diff` of "
+            "them"
+        )
+    kinds = ["None" if node is None else f"a {type(node).__name__}" for node in (first, second)]
+    return f"a container{place} is {kinds[0]} in {names[0]} and {kinds[1]} in {names[1]}"
 
 
-def require_match(first: PyTree, second: PyTree, names: tuple[str, str], **options: bool) -> None:
-    """Refuses two trees that do not fit.
+def require_match(
+    first: PyTree,
+    second: PyTree,
+    names: tuple[str, str],
+    fit: Callable[[Any, Any], bool] = alike,
+) -> None:
+    """Refuses two trees that do not fit; the arguments are those of `mismatches`.
 
     Raises:
         TreeError: With the first differences on both sides.
     """
-    problems = mismatches(first, second, names, **options)
+    problems = mismatches(first, second, names, fit)
     if problems:
         listed = some(problems, separator="; ")
         raise TreeError(f"{names[0]} and {names[1]} do not fit each other: {listed}.")

@@ -1,12 +1,15 @@
 """Readable names for the leaves of any pytree: `"layers/0/weight"`."""
 
 import abc
+import decimal
 import math
 import numbers
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.tree_util as jtu
+import numpy as np
 from jaxtyping import PyTree
 
 from ._remember import remembered
@@ -30,19 +33,28 @@ def join(*segments: str) -> str:
     return "/".join(segment for segment in segments if segment)
 
 
-def _of_key(key: Any) -> str:
-    """The text of a dictionary's key: the same for keys that are equal, as 1, 1.0 and `True` are.
+def _plain(key: Any) -> Any:
+    """A dictionary's key as one that prints the same as any key that is equal to it.
 
-    Equal keys make equal structures, and a structure has one set of paths.
+    As 1, 1.0 and `True` are. Equal keys make equal structures, and these have the same paths.
     """
     if isinstance(key, str):
-        return escape(
-            str.__str__(key)
-        )  # Of an enumeration's member its value, to which it is equal.
-    if isinstance(key, numbers.Real) and key == key and abs(key) != float("inf"):
-        whole = math.floor(key)
-        return str(whole) if whole == key else escape(str(key))
-    return escape(str(key))
+        return str.__str__(key)  # Of an enumeration's member its value, to which it is equal.
+    if isinstance(key, tuple):
+        return tuple(map(_plain, key))
+    if isinstance(key, (numbers.Integral, np.bool_)):
+        return int(key)
+    if isinstance(key, (numbers.Real, decimal.Decimal)) and key == key and abs(key) != math.inf:
+        return _plain_fraction(key)
+    return key
+
+
+def _plain_fraction(key: Any) -> Any:
+    whole = math.floor(key)
+    if whole == key:
+        return whole
+    # No float from there on has digits behind the point, and the largest overflow.
+    return float(key) if abs(key) < 2**53 and float(key) == key else key
 
 
 def _segment(entry: Any) -> str:
@@ -51,7 +63,7 @@ def _segment(entry: Any) -> str:
     if isinstance(entry, jtu.SequenceKey):
         return str(entry.idx)
     if isinstance(entry, (jtu.DictKey, jtu.FlattenedIndexKey)):
-        return _of_key(entry.key)
+        return escape(str(_plain(entry.key)))
     return escape(str(entry))
 
 
@@ -60,37 +72,73 @@ def path_of(entries: tuple[Any, ...]) -> str:
     return "/".join([_segment(entry) for entry in entries])
 
 
-def is_named(node: Any) -> bool:
-    """Whether a node names its own leaves."""
-    return isinstance(node, NamedLeaves)
-
-
-def numbered(names: list[str]) -> tuple[str, ...]:
-    """Names made unique: the second leaf of a name ends in `~2`, which no escaped name does."""
+def _numbered(names: list[str]) -> list[str]:
+    """Names made unique: the second of a name ends in `~2`, which no escaped name does."""
     if len(set(names)) == len(names):
-        return tuple(names)
+        return names
     seen: dict[str, int] = {}
     unique = []
     for name in names:
         seen[name] = seen.get(name, 0) + 1
         unique.append(name if seen[name] == 1 else f"{name}~{seen[name]}")
-    return tuple(unique)
+    return unique
 
 
-def _found(tree: PyTree) -> tuple[str, ...]:
-    names: list[str] = []
-    for keys, node in jtu.tree_flatten_with_path(tree, is_leaf=is_named)[0]:
-        path = path_of(keys)
-        if isinstance(node, NamedLeaves):
-            names += [join(path, inner) for inner in node.leaf_paths()]
-        else:
-            names.append(path)
-    return numbered(names)
+class Node(NamedTuple):
+    """One node of a tree, opened by one level.
+
+    Attributes:
+        kind: The type of a container, that of `None` for `None`; `None` for a leaf.
+        data: What a container keeps beside its children.
+        children: What is inside, by name. A `None` is a child like any other.
+        treedef: Puts the children together again.
+    """
+
+    kind: type | None
+    data: Any
+    children: dict[str, Any]
+    treedef: Any
+
+
+def opened(node: PyTree) -> Node:
+    """A node by one level; the leaves of one that names its leaves."""
+    if isinstance(node, NamedLeaves):
+        leaves, treedef = jax.tree.flatten(node)
+        children = dict(zip(_numbered(list(node.leaf_paths())), leaves, strict=True))
+        return Node(type(node), treedef, children, treedef)
+    entries, treedef = jtu.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
+    held = treedef.node_data()
+    if held is None:
+        return Node(type(None) if node is None else None, None, {}, treedef)
+    names = _numbered([_segment(key) for (key,), _ in entries])
+    children = dict(zip(names, (child for _, child in entries), strict=True))
+    return Node(held[0], held[1], children, treedef)
+
+
+def inside(path: str | None, name: str, node: PyTree = None) -> str:
+    """The path of a child.
+
+    Args:
+        path: Of the node; `None` for the whole tree, which no child of the name `""` is.
+        name: Of the child.
+        node: The node. One that names its leaves may have one that goes by the node's own path.
+    """
+    if isinstance(node, NamedLeaves) and not name:
+        return path or ""
+    return name if path is None else f"{path}/{name}"
+
+
+def _below(node: PyTree, path: str | None) -> Iterator[str]:
+    level = opened(node)
+    if level.kind is None:
+        yield path or ""
+    for name, child in level.children.items():
+        yield from _below(child, inside(path, name, node))
 
 
 def paths_of_structure(treedef: Any, tree: PyTree) -> tuple[str, ...]:
     """The paths of `tree`, whose structure is `treedef`: found once for each structure."""
-    return remembered("paths", treedef, lambda: _found(tree))
+    return remembered("paths", treedef, lambda: tuple(_below(tree, None)))
 
 
 def flatten_with_paths(tree: PyTree) -> tuple[list[tuple[str, Any]], Any]:

@@ -1,17 +1,18 @@
 """Other values in some places of a tree."""
 
+import dataclasses
 import difflib
 import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._custom_types import Door
 from .._errors import ArgumentTypeError, TreeError
-from ._paths import NamedLeaves, path_of, paths_of_structure
+from ._match import some
+from ._paths import NamedLeaves, inside, opened, paths_of_structure
 from ._remember import remembered
 
 
@@ -24,7 +25,8 @@ def replace(tree: PyTree, values: Door[Mapping[str, Any]]) -> PyTree:
 
     A path may be that of a leaf, of a whole part (`"layers/0"`), or of a `None`. The new value may
     be anything: an array of another shape, a module, `None`. Of a leaf that stands at several
-    places (tied weights) only the one that is named is replaced.
+    places (tied weights) only the one that is named is replaced. Of a `TrainState` single leaves
+    can be replaced; its views are with `state.replace`.
 
     Args:
         tree: Any pytree.
@@ -38,11 +40,7 @@ def replace(tree: PyTree, values: Door[Mapping[str, Any]]) -> PyTree:
     Example:
         >>> model = treadle.tree.replace(model, {"layers/0/bias": jnp.zeros(8)})
     """
-    if not isinstance(values, Mapping) or not all(isinstance(path, str) for path in values):
-        raise ArgumentTypeError(
-            f"`values` (={values!r}) must be a dictionary from path to value, such as "
-            "{'layers/0/bias': jnp.zeros(8)}."
-        )
+    _require_paths(values)
     leaves, treedef = jax.tree.flatten(tree)
     places = remembered("places", treedef, lambda: _places(treedef, tree))
     parts: dict[str, Any] = {}
@@ -53,10 +51,24 @@ def replace(tree: PyTree, values: Door[Mapping[str, Any]]) -> PyTree:
             parts[path] = value
     if parts:
         _refuse_overlaps(list(values))
-    tree = jax.tree.unflatten(treedef, leaves) if len(parts) < len(values) else tree
+    replaced = jax.tree.unflatten(treedef, leaves) if len(parts) < len(values) else tree
     for path, value in parts.items():
-        tree = _with_part(tree, path, value, path)
-    return tree
+        replaced = _with_part(replaced, None, path, value, list(places))
+    return replaced
+
+
+def _require_paths(values: Any) -> None:
+    if not isinstance(values, Mapping):
+        raise ArgumentTypeError(
+            f"`values` is a {type(values).__name__}: give a dictionary from path to value, such as "
+            "{'layers/0/bias': jnp.zeros(8)}."
+        )
+    for path in values:
+        if not isinstance(path, str):
+            raise ArgumentTypeError(
+                f"`values` has the key {path!r}: give paths as strings, as `treadle.tree.paths` "
+                "writes them."
+            )
 
 
 def _places(treedef: Any, tree: PyTree) -> dict[str, int]:
@@ -73,29 +85,36 @@ def _refuse_overlaps(chosen: list[str]) -> None:
             )
 
 
-def _with_part(node: PyTree, path: str, value: Any, whole: str) -> PyTree:
-    """`node` with `value` in the place of the part, or `None`, that `path` leads to."""
-    if path == "":
+def _with_part(node: PyTree, at: str | None, path: str, value: Any, known: list[str]) -> PyTree:
+    """`node`, which stands at `at`, with `value` in the place of the part, or `None`, at `path`."""
+    if at is None and path == "":
         return value
+    level = opened(node)
+    for index, (name, child) in enumerate(level.children.items()):
+        here = inside(at, name, node)
+        if path == here or path.startswith(f"{here}/"):
+            found = path == here
+            children = list(level.children.values())
+            children[index] = value if found else _with_part(child, here, path, value, known)
+            return jax.tree.unflatten(level.treedef, children)
+    raise TreeError(f"`tree` has no path {path!r}. {_hint(node, at, path, known)}")
+
+
+def _hint(node: PyTree, at: str | None, path: str, known: list[str]) -> str:
+    """What may have been meant by a path that ends at a node."""
+    within = [other for other in known if at is None or other.startswith(f"{at}/")]
+    if not within:
+        place = "the tree" if at is None else repr(at)
+        return f"There is nothing inside of {place} (of type {type(node).__name__})."
     if isinstance(node, NamedLeaves):
-        raise TreeError(_unknown(node, path, whole))
-    # One level deep, where a `None` is a child like any other.
-    children, treedef = jtu.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
-    names = [path_of(keys) for keys, _ in children]
-    for at, name in enumerate(names):
-        if path == name or path.startswith(f"{name}/"):
-            parts = [child for _, child in children]
-            parts[at] = _with_part(parts[at], path[len(name) + 1 :], value, whole)
-            return jax.tree.unflatten(treedef, parts)
-    raise TreeError(_unknown(node, path, whole))
-
-
-def _unknown(node: PyTree, path: str, whole: str) -> str:
-    above = whole[: len(whole) - len(path)]
-    inside = [above + inner for inner in paths_of_structure(jax.tree.structure(node), node)]
-    near = difflib.get_close_matches(whole, inside, n=3, cutoff=0.3) or inside[:3]
-    hint = f"The nearest are {', '.join(map(repr, near))}." if near else "There is nothing inside."
-    return (
-        f"`tree` has no path {whole!r}. {hint} (A static field is no leaf: change it with "
-        "`dataclasses.replace`.)"
-    )
+        below = [repr(other) for other in within if other.startswith(f"{path}/")]
+        if below:
+            kind = type(node).__name__
+            return f"Of a {kind} only single leaves can be replaced: {some(below)}."
+    name = path if at is None else path[len(at) + 1 :]
+    if dataclasses.is_dataclass(node) and name in {
+        field.name for field in dataclasses.fields(node)
+    }:
+        return f"{name!r} is a static field, which is no leaf: make the {type(node).__name__} anew."
+    near = difflib.get_close_matches(path, within, n=3, cutoff=0.3) or within[:3]
+    return f"The nearest are {', '.join(map(repr, near))}."

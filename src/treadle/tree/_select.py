@@ -4,12 +4,15 @@ import abc
 import dataclasses
 import difflib
 import functools
+import itertools
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
+from .._custom_types import Door
 from .._errors import ArgumentTypeError, ArgumentValueError, TreeError
 from ._paths import paths_of_structure
 
@@ -52,14 +55,23 @@ class Selector(abc.ABC):
         names = paths_of_structure(treedef, tree)
         return jax.tree.unflatten(treedef, self._hits(names, tree))
 
-    def __and__(self, other: "Selector") -> "Selector":
-        return _Both(self, other)
+    def __and__(self, other: Door["Selector"]) -> "Selector":
+        return _Both(self, _require_selector(other, "&"))
 
-    def __or__(self, other: "Selector") -> "Selector":
-        return _Either(self, other)
+    def __or__(self, other: Door["Selector"]) -> "Selector":
+        return _Either(self, _require_selector(other, "|"))
 
     def __invert__(self) -> "Selector":
         return _Not(self)
+
+
+def _require_selector(other: Any, sign: str) -> Selector:
+    if not isinstance(other, Selector):
+        raise ArgumentTypeError(
+            f"A selector was combined with {other!r}: both sides of `{sign}` must be selectors, "
+            f"`select('layers/**') {sign} select('**/bias')`."
+        )
+    return other
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,28 +120,29 @@ class _Not(Selector):
 @functools.lru_cache(maxsize=512)
 def _pattern(glob: str) -> re.Pattern[str]:
     """The glob as a regular expression over whole paths."""
-    if glob == "**":
-        return re.compile(".*")
-    *inner, last = glob.split("/")
-    text = "".join(
-        # `**` takes its own separator with it, so that it can stand for no segment at all.
-        "(?:[^/]+/)*" if segment == "**" else f"{_segment_pattern(segment)}/"
-        for segment in inner
-    )
+    segments = glob.split("/")
+    # Of several `**` in a row one says as much.
+    pairs = itertools.zip_longest(segments, segments[1:])
+    *inner, last = (one for one, after in pairs if not one == after == "**")
+    # A `**` takes its own separator with it, so that it can stand for no segment at all.
+    text = "".join("(?:[^/]*/)*" if part == "**" else f"{_one(part)}/" for part in inner)
     if last == "**":
-        return re.compile(f"{text.removesuffix('/')}(?:/.*)?")
-    return re.compile(text + _segment_pattern(last))
+        text = f"{text.removesuffix('/')}(?:/.*)?" if inner else ".*"
+    else:
+        text += _one(last)
+    return re.compile(text, re.DOTALL)
 
 
-def _segment_pattern(segment: str) -> str:
+def _one(segment: str) -> str:
     return "".join(
         "[^/]*" if char == "*" else "[^/]" if char == "?" else re.escape(char) for char in segment
     )
 
 
 def _nothing_matched(glob: str, paths: Sequence[str]) -> str:
-    if any(path.startswith(f"{glob.rstrip('/')}/") for path in paths):
-        hint = f"It is a subtree: write '{glob.rstrip('/')}/**' for all of its leaves."
+    inside = f"{glob.rstrip('/')}/**"
+    if any(map(_pattern(inside).fullmatch, paths)):
+        hint = f"It is a subtree: write {inside!r} for all of its leaves."
     else:
         near = difflib.get_close_matches(glob, paths, n=3, cutoff=0.3) or list(paths[:3])
         hint = f"The nearest paths are {', '.join(map(repr, near))}." if near else "It is empty."

@@ -13,6 +13,7 @@ from .._custom_types import Door
 from .._errors import ArgumentTypeError, TreeError
 from ._match import alike, mismatches, some
 from ._paths import flatten_with_paths
+from ._size import is_sized
 
 
 class Stacked(abc.ABC):
@@ -28,15 +29,12 @@ class Stacked(abc.ABC):
         """Several of them as one."""
 
 
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray)
-
-
 def stack(trees: Door[Sequence[PyTree]]) -> PyTree:
     """Trees of one structure as one tree whose arrays have a new leading axis.
 
     What `jax.vmap`, `eqx.filter_vmap(in_axes=eqx.if_array(0))` and a scan over layers want.
     Leaves that are not arrays (activation functions, rates) must be equal, and stay as they are.
+    Of `jax.ShapeDtypeStruct`s the result is one with the new axis.
     Where all trees have a NumPy array, so has the result, which keeps its dtype and stays in host
     memory. The states of single runs (`TrainState`) become that of an ensemble, whose `step` has no
     axis.
@@ -83,8 +81,11 @@ def stack(trees: Door[Sequence[PyTree]]) -> PyTree:
 
 
 def _stacked(column: list[Any]) -> Any:
-    if not _is_array(column[0]):
-        return column[0]
+    first = column[0]
+    if not is_sized(first):
+        return first
+    if isinstance(first, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct((len(column), *first.shape), first.dtype)
     # On the host, where JAX would narrow 64 bits to 32.
     on_host = all(isinstance(leaf, np.ndarray) for leaf in column)
     return np.stack(column) if on_host else jnp.stack(column)
@@ -106,13 +107,12 @@ def unstack(tree: PyTree) -> list[PyTree]:
     if isinstance(tree, Stacked):
         return tree.unstacked()
     named, treedef = flatten_with_paths(tree)
-    sizes = {path: leaf.shape[0] if leaf.ndim else None for path, leaf in named if _is_array(leaf)}
+    sizes = {path: leaf.shape[0] if leaf.ndim else None for path, leaf in named if is_sized(leaf)}
     if not sizes:
         raise TreeError("`tree` has no arrays: there is no leading axis to unstack.")
     if len(set(sizes.values())) > 1 or None in sizes.values():
-        listed = ", ".join(f"{path!r}: {size}" for path, size in sizes.items())
         raise TreeError(
-            f"The arrays of `tree` do not share a leading axis ({listed}): only what "
+            f"The arrays of `tree` do not share a leading axis ({_lengths(sizes)}): only what "
             f"`treadle.tree.stack` or `eqx.filter_vmap` stacked can be unstacked."
         )
     (size,) = set(sizes.values())
@@ -124,7 +124,15 @@ def unstack(tree: PyTree) -> list[PyTree]:
     ]
 
 
+def _lengths(sizes: dict[str, int | None]) -> str:
+    """The lengths that there are, with the first leaf of each."""
+    firsts = {size: path for path, size in reversed(sizes.items())}
+    return some((f"{path!r}: {size}" for size, path in reversed(firsts.items())), 8)
+
+
 def _element(leaf: Any, index: int) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
     if isinstance(leaf, np.ndarray):
         return leaf[index, ...]  # An array without axes too, where `leaf[index]` is none.
-    return leaf[index] if _is_array(leaf) else leaf
+    return leaf[index] if is_sized(leaf) else leaf
