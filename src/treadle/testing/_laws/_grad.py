@@ -1,7 +1,7 @@
 """What derivatives are."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,11 +11,14 @@ from jaxtyping import PyTree
 
 from ..._compat import enable_x64
 from ..._errors import TreeError
+from ...tree._match import some
+from ...tree._paths import flatten_with_paths
+from ._derivative import Leaves, Point, Range, direction_like
 from ._law import Law
+from ._traced import first_line
 
-# The cube root of float64's precision balances rounding against the error of the difference.
-_STEP = 6e-6
 _DIRECTIONS = 3
+_GROUPS = 8
 
 
 def check_grad(
@@ -23,22 +26,26 @@ def check_grad(
 ) -> None:
     """Derivatives are derivatives: forward and reverse mode agree with finite differences.
 
-    In a few random directions `v`, in float64: `J v = (f(x + h·v) - f(x - h·v)) / 2h` for a small
-    `h`, and `⟨u, J v⟩ = ⟨Jᵀu, v⟩`. So a `stop_gradient` too many or a wrong custom derivative is
-    found, in whichever leaf.
+    In random directions `v`, in float64: `J v = (f(x + h·v) - f(x - h·v)) / 2h` for a small `h`,
+    and `⟨u, J v⟩ = ⟨Jᵀu, v⟩`. Each array is moved alone (in eight groups, where there are more than
+    eight), so a `stop_gradient` too many or a wrong custom derivative is found in whichever leaf,
+    however small beside the others. What `f` gives while it is differentiated is `f(x)`, too.
 
     At a kink (`relu` at 0) the derivative must lie between those from the left and from the right.
+    Where `x` is NaN or infinite it is not moved, and where `f(x)` is, nothing is compared.
 
     Args:
         f: From trees to a tree, differentiable in the arrays of real floats; these are float64
-            inside, so `f` should keep dtypes. Everything else is held constant.
+            inside, so `f` should keep dtypes. Everything else is held constant. It may lack the
+            forward mode (`jax.custom_vjp`), not the reverse mode.
         args: Its arguments.
         rtol: How far the sides may differ, relative to the size of the derivative.
         atol: And absolutely.
 
     Raises:
-        LawError: A derivative is wrong, or is not one in both modes.
-        TreeError: There is no array of real floats in `args`, or `f` returns none.
+        LawError: A derivative is wrong, or there is none.
+        TreeError: There is no array of real floats in `args`, or `f` returns none, or none that is
+            finite anywhere.
 
     Example:
         >>> check_grad(lambda model, x: model(x), model, x)
@@ -50,18 +57,20 @@ def check_grad(
         if not jax.tree.leaves(variables):
             raise TreeError("`args` has no arrays of real floats: nothing to differentiate by.")
 
-        def function(moved: PyTree) -> list[jax.Array]:
-            result = f(*eqx.combine(moved, constants))
-            return [leaf for leaf in jax.tree.leaves(result) if _is_real(leaf)]
+        def function(moved: PyTree) -> dict[str, jax.Array]:
+            named, _ = flatten_with_paths(f(*eqx.combine(moved, constants)))
+            return {path: jnp.asarray(leaf) for path, leaf in named if _is_real(leaf)}
 
         law.call("f", f, *wide)
-        outputs = [np.asarray(leaf) for leaf in function(variables)]
-        if not outputs:
-            raise TreeError("`f` returned no arrays of real floats: nothing to differentiate.")
+        point = Point(function, variables)
+        _require_numbers(point.outputs)
+        reverse = _in_reverse(law, point.reverse)
+        sides = ("f(x) while differentiated in reverse mode", "f(x)")
+        law.require_same(reverse, point.outputs, sides)
         # One seed: a failure is the same failure when the example is tried again.
         generator = np.random.default_rng(0)
-        for _ in range(_DIRECTIONS):
-            _check_direction(law, function, variables, outputs, generator)
+        for paths, direction in _directions(generator, variables):
+            _check_direction(law, point, generator, direction, some(map(repr, paths)))
 
 
 def _is_real(leaf: Any) -> bool:
@@ -72,96 +81,113 @@ def _widened(leaf: Any) -> Any:
     return jnp.asarray(np.asarray(leaf), jnp.float64) if _is_real(leaf) else leaf
 
 
-class _Differences(NamedTuple):
-    """Finite differences of all outputs, one after another."""
+def _require_numbers(outputs: Leaves) -> None:
+    if not outputs:
+        raise TreeError("`f` returned no arrays of real floats: nothing to differentiate.")
+    found = np.concatenate([leaf.ravel() for leaf in outputs.values()])
+    if found.size and not np.isfinite(found).any():
+        raise TreeError("`f` returned nothing finite: there is no derivative to check.")
 
-    left: np.ndarray
-    right: np.ndarray
-    central: np.ndarray
+
+def _in_reverse(law: Law, call: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return call(*args)
+    except ValueError as error:
+        if "Reverse-mode" not in str(error):
+            raise
+        raise law.broken(f"f has no reverse mode: {first_line(error)}") from error
 
 
-def _random_like(generator: np.random.Generator, tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.asarray(generator.normal(size=leaf.shape)), tree)
+def _directions(
+    generator: np.random.Generator, variables: PyTree
+) -> Iterator[tuple[list[str], PyTree]]:
+    """Random directions, and the paths of what each moves."""
+    named, treedef = flatten_with_paths(variables)
+    groups = min(_GROUPS, len(named))
+    for number in range(max(_DIRECTIONS, groups)):
+        group = range(number % groups, len(named), groups)
+        moved = [
+            direction_like(generator, leaf) if at in group else jnp.zeros_like(leaf)
+            for at, (_, leaf) in enumerate(named)
+        ]
+        yield [named[at][0] for at in group], jax.tree.unflatten(treedef, moved)
 
 
 def _check_direction(
-    law: Law,
-    function: Callable[[PyTree], list[jax.Array]],
-    variables: PyTree,
-    outputs: list[np.ndarray],
-    generator: np.random.Generator,
+    law: Law, point: Point, generator: np.random.Generator, direction: PyTree, moved: str
 ) -> None:
-    direction = _random_like(generator, variables)
-    covector = [jnp.asarray(generator.normal(size=leaf.shape), leaf.dtype) for leaf in outputs]
-    differences = _differences(function, variables, direction, outputs)
-    forward = _forward(function, variables, direction)
+    ranges = point.differences(direction)
+    forward = point.forward(direction)
     if forward is not None:
-        _require_derivative(law, forward, differences)
-    (backward,) = jax.vjp(function, variables)[1](covector)
-    # At a kink the finite difference is between those of the two modes.
-    along = differences.central if forward is None else forward
-    _require_transpose(law, _flat(covector) * along, _flat(backward) * _flat(direction))
+        outputs, found = forward
+        sides = ("f(x) while differentiated in forward mode", "f(x)")
+        law.require_same(outputs, point.outputs, sides)
+        for path, range_ in ranges.items():
+            _require_within(law, point, path, found[path], range_, moved)
+        # At a kink, it is forward mode that reverse mode has to agree with.
+        ranges = {
+            path: each._replace(low=found[path], high=found[path], rounding=0.0)
+            for path, each in ranges.items()
+        }
+    covector = {
+        path: _covector(generator, ranges[path], here) for path, here in point.outputs.items()
+    }
+    backward = _in_reverse(law, point.transposed, covector)
+    _require_transpose(law, covector, ranges, backward, direction, moved)
 
 
-def _forward(
-    function: Callable[[PyTree], list[jax.Array]], variables: PyTree, direction: PyTree
-) -> np.ndarray | None:
-    """The derivative in a direction; `None` where there is only a reverse mode."""
-    try:
-        return _flat(jax.jvp(function, (variables,), (direction,))[1])
-    except TypeError as error:
-        if "custom_vjp" in str(error):
-            return None
-        raise
+def _largest(array: np.ndarray) -> float:
+    return float(np.max(np.abs(array), where=np.isfinite(array), initial=0.0))
 
 
-def _require_transpose(law: Law, one: np.ndarray, two: np.ndarray) -> None:
-    left, right = float(np.sum(one)), float(np.sum(two))
-    slack = law.atol + law.rtol * float(np.sum(np.abs(one)) + np.sum(np.abs(two)))
-    if not abs(left - right) <= slack:
+def _require_within(
+    law: Law, point: Point, path: str, found: np.ndarray, range_: Range, moved: str
+) -> None:
+    here = point.outputs[path]
+    slack = law.atol + law.rtol * (np.abs(found) + _largest(found)) + range_.rounding
+    right = (found >= range_.low - slack) & (found <= range_.high + slack)
+    wrong = np.argwhere(~right & np.isfinite(here))
+    if len(wrong):
+        at = tuple(map(int, wrong[0]))
+        dtype = point.dtypes[path]
+        hint = "" if dtype == np.float64 else f"; f made {dtype} of float64 on the way"
         raise law.broken(
-            f"reverse mode does not agree: <u, Jv> is {left:.9g} and <Jᵀu, v> is {right:.9g}, for "
-            f"random u and v"
+            f"forward mode gives {found[at]:.9g} where finite differences give "
+            f"{range_.left[at]:.9g} on the left and {range_.right[at]:.9g} on the right, of output "
+            f"{path!r} at {list(at)} ({len(wrong)} of {here.size} are wrong) when the arguments at "
+            f"{moved} move in a random direction{hint}"
         )
 
 
-def _flat(tree: PyTree) -> np.ndarray:
-    leaves = [np.asarray(leaf, np.float64).ravel() for leaf in jax.tree.leaves(tree)]
-    return np.concatenate(leaves)
+def _covector(generator: np.random.Generator, range_: Range, here: np.ndarray) -> np.ndarray:
+    """Random weights of an output, so that all outputs count whatever their size."""
+    size = max(_largest(range_.low), _largest(range_.high)) or 1.0
+    return generator.normal(size=here.shape) / size * np.isfinite(here)
 
 
-def _differences(
-    function: Callable[[PyTree], list[jax.Array]],
-    variables: PyTree,
+def _require_transpose(
+    law: Law,
+    covector: Leaves,
+    ranges: dict[str, Range],
+    backward: PyTree,
     direction: PyTree,
-    outputs: list[np.ndarray],
-) -> _Differences:
-    # Relative to the numbers: a step of 1e-6 is nothing beside 1e12.
-    step = _STEP * max(1.0, float(np.max(np.abs(_flat(variables)), initial=0.0)))
-
-    def at(times: float) -> np.ndarray:
-        moved = jax.tree.map(lambda x, v: x + times * step * v, variables, direction)
-        return _flat(function(moved))
-
-    here, ahead, behind = _flat(outputs), at(1.0), at(-1.0)
-    return _Differences(
-        (here - behind) / step, (ahead - here) / step, (ahead - behind) / (2 * step)
-    )
-
-
-def _require_derivative(law: Law, forward: np.ndarray, found: _Differences) -> None:
-    # The two sides of a smooth function differ by the step times its second derivative.
-    apart = np.abs(found.right - found.left)
-    kink = apart > 1e-3 * (1 + np.abs(found.central))
-    slack = law.atol + law.rtol * (np.abs(found.central) + np.max(np.abs(forward), initial=0.0))
-    smooth = np.abs(forward - found.central) <= slack
-    low, high = np.minimum(found.left, found.right), np.maximum(found.left, found.right)
-    between = (forward >= low - slack) & (forward <= high + slack)
-    wrong = ~np.where(kink, between, smooth)
-    if wrong.any():
-        at = int(np.argmax(wrong))
+    moved: str,
+) -> None:
+    low = high = size = rounding = 0.0
+    for path, weights in covector.items():
+        used = weights != 0
+        ends = [np.where(used, weights * end, 0.0) for end in (ranges[path].low, ranges[path].high)]
+        low += float(np.sum(np.minimum(*ends)))
+        high += float(np.sum(np.maximum(*ends)))
+        size += float(np.sum(np.abs(ends)))
+        rounding += float(np.sum(np.abs(weights))) * ranges[path].rounding
+    pairs = zip(jax.tree.leaves(backward), jax.tree.leaves(direction), strict=True)
+    terms = [np.where(v == 0, 0.0, np.asarray(g) * np.asarray(v)).ravel() for g, v in pairs]
+    products = np.concatenate(terms)
+    found = float(np.sum(products))
+    slack = law.atol + law.rtol * (size + float(np.sum(np.abs(products)))) + rounding
+    if not low - slack <= found <= high + slack:
         raise law.broken(
-            f"forward mode gives {forward[at]:.9g} where finite differences give "
-            f"{found.central[at]:.9g} (from the left {found.left[at]:.9g}, from the right "
-            f"{found.right[at]:.9g}): output {at} of {len(wrong)} in a random direction"
+            f"reverse mode does not agree: <u, Jv> is {(low + high) / 2:.9g} and <Jᵀu, v> is "
+            f"{found:.9g}, for random u, and v that moves the arguments at {moved}"
         )

@@ -81,9 +81,7 @@ def copied(tree: PyTree) -> PyTree:
 
 def _copied(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array):
-        copy = jnp.copy(leaf)
-        # A copy is a common array, even of a weak one.
-        return copy if copy.weak_type == leaf.weak_type else leaf
+        return jnp.copy(leaf)  # Weak types stay, and where it lies.
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
@@ -96,4 +94,5 @@ def on_device(tree: PyTree) -> PyTree:
 
 def is_float(leaf: Any) -> bool:
     """Whether a leaf is an array of floats or complex numbers."""
-    return eqx.is_inexact_array(leaf)
+    # Equinox's own filter does not know NumPy arrays of bfloat16.
+    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)

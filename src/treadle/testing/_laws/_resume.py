@@ -1,5 +1,7 @@
 """What is interrupted ends as what is not."""
 
+import collections
+import functools
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,8 +33,8 @@ def check_resume(
 
     With `sᵢ₊₁, mᵢ = step(sᵢ, bᵢ)`: when `sₖ` is saved, and what is loaded takes the steps from `k`
     on, then the last state and all metrics `mₖ, …` are those of the run that nothing interrupted.
-    What a step keeps outside of its state (a counter, a key, a moving average in a closure) is
-    found out.
+    So are those of a second run from the same state. What a step keeps outside of its state (a
+    counter, a key, a moving average in a closure) is found out.
 
     Args:
         step: `step(state, batch) -> (state, metrics)`: a `treadle.TrainStep`, or your own. It may
@@ -46,7 +48,7 @@ def check_resume(
         load: `load(path, like) -> tree`.
 
     Raises:
-        LawError: The ends differ, or metrics on the way.
+        LawError: The ends differ, or metrics on the way; or a batch was changed in place.
         ArgumentValueError: There are fewer than two batches, or `at` is not among them.
         ArgumentTypeError: The source of batches cannot say where it is.
 
@@ -62,31 +64,57 @@ def check_resume(
         )
     if at is not None and not 0 < at < len(feed):
         raise ArgumentValueError(f"`at` (={at}) must be from 1 to {len(feed) - 1}.")
-    end, metrics = _run(step, copied(state), feed)
-    for place in range(1, len(feed)) if at is None else [at]:
-        halfway, _ = _run(step, copied(state), feed[:place])
-        with tempfile.TemporaryDirectory(prefix="treadle-") as folder:
-            path = pathlib.Path(folder) / "state"
-            save(path, halfway)
-            loaded = load(path, copied(state))
-        rest = feed[place:] if make is None else _rest(make, place)
-        if len(rest) != len(feed) - place:
-            raise law.broken(
-                f"the source of batches, put back behind batch {place}, gives {len(rest)} more, "
-                f"and gave {len(feed) - place} straight through"
-            )
-        other, tail = _run(step, loaded, rest)
-        when = f"interrupted before step {place}"
-        law.require_same(tail, metrics[place:], (f"metrics {when}", "those straight through"))
-        law.require_same(other, end, (f"the end of the run {when}", "that straight through"))
+    places = range(1, len(feed)) if at is None else [at]
+    end, metrics = _run(law, step, copied(state), feed)
+    with tempfile.TemporaryDirectory(prefix="treadle-") as folder:
+
+        def path(place: int) -> pathlib.Path:
+            return pathlib.Path(folder) / f"state-{place}"
+
+        def saved(place: int, halfway: PyTree) -> None:
+            if place in places:
+                law.call("save", lambda inner: save(path(place), inner), halfway)
+
+        # All are written before one is read: what a step keeps outside of its state is then as it
+        # was at the end of a run, and not as it was there.
+        again = _run(law, step, copied(state), feed, saved)
+        _require_same_run(law, again, (end, metrics), "a second time from the same state")
+        for place in places:
+            loaded = law.call("load", lambda inner, at=place: load(path(at), inner), copied(state))
+            rest = feed[place:] if make is None else _rest(make, place)
+            if len(rest) != len(feed) - place:
+                raise law.broken(
+                    f"the source of batches, put back behind batch {place}, gives {len(rest)} "
+                    f"more, and gave {len(feed) - place} straight through"
+                )
+            continued = _run(law, step, loaded, rest)
+            when = f"interrupted before step {place}"
+            _require_same_run(law, continued, (end, metrics[place:]), when)
 
 
-def _run(step: Step, state: PyTree, feed: Sequence[PyTree]) -> tuple[PyTree, list[PyTree]]:
+_Ran = tuple[PyTree, list[PyTree]]
+"""The last state, and the metrics of all steps."""
+
+
+def _run(
+    law: Law,
+    step: Step,
+    state: PyTree,
+    feed: Sequence[PyTree],
+    before: Callable[[int, PyTree], None] | None = None,
+) -> _Ran:
     rows = []
-    for batch in feed:
-        state, metrics = step(state, batch)
+    for place, batch in enumerate(feed):
+        if before is not None:
+            before(place, state)
+        state, metrics = law.call("step", functools.partial(step, state), batch)
         rows.append(metrics)
     return state, rows
+
+
+def _require_same_run(law: Law, run: _Ran, straight: _Ran, when: str) -> None:
+    law.require_same(run[1], straight[1], (f"metrics {when}", "those straight through"))
+    law.require_same(run[0], straight[0], (f"the end of the run {when}", "that straight through"))
 
 
 def _rest(make: Callable[[], Iterable[PyTree]], place: int) -> list[PyTree]:
@@ -95,6 +123,7 @@ def _rest(make: Callable[[], Iterable[PyTree]], place: int) -> list[PyTree]:
     for _ in range(place):
         next(source)
     position = source.get_state()
+    collections.deque(source, maxlen=0)  # The position must not move on with the source.
     other = _positioned(make())
     other.set_state(position)
     return list(other)

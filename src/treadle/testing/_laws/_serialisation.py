@@ -59,6 +59,8 @@ def _other_numbers(leaf: Any) -> Any:
             words = ~np.asarray(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(jnp.asarray(words), impl=jax.random.key_impl(leaf))
         return jax.device_put(_turned(np.asarray(leaf)), leaf.sharding)
+    if isinstance(leaf, np.generic):
+        return _turned(np.asarray(leaf))[()]
     return _turned(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 

@@ -66,13 +66,17 @@ def _put(leaf: Any, place: Any) -> Any:
     return jax.device_put(leaf, place) if eqx.is_array(leaf) else leaf
 
 
+def _is_divisible(leaf: Any, count: int) -> bool:
+    return eqx.is_array(leaf) and leaf.ndim > 0 and leaf.size > 0 and leaf.shape[0] % count == 0
+
+
 def _spread(args: Any, mask: Any, places: Sequence[Any]) -> Any:
     mesh = Mesh(np.array(places), ("devices",))
     count = 0
 
     def leaf(value: Any, yes: bool) -> Any:
         nonlocal count
-        if yes and eqx.is_array(value) and value.ndim and value.shape[0] % len(places) == 0:
+        if yes and _is_divisible(value, len(places)):
             count += 1
             return _put(value, NamedSharding(mesh, PartitionSpec("devices")))
         return _put(value, NamedSharding(mesh, PartitionSpec()))

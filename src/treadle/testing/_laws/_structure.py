@@ -30,10 +30,11 @@ def structural_difference(one: PyTree, two: PyTree) -> Diff:
 def check_structure(f: Callable[[PyTree], PyTree], tree: PyTree) -> None:
     """`f` keeps the structure: `structure(f(x)) = structure(x)`.
 
-    That is containers, static fields, and of each array the shape, the dtype and whether its type
-    is weak; of a leaf that is no array its kind, and where it is no number (an activation function)
-    the leaf itself. So `f(x)` fits wherever `x` did: into the same compiled program, the same
-    optimizer's state, the same checkpoint. Numbers may change, and where they lie.
+    That is containers, static fields, and of each array the shape, the dtype, whether its type is
+    weak and whether it is JAX's or NumPy's; of a leaf that is no array its kind, and where it is no
+    number (an activation function) the leaf itself. So `f(x)` fits wherever `x` did: into the same
+    compiled program, the same optimizer's state, the same checkpoint. Numbers may change, and where
+    they lie.
 
     Args:
         f: From a tree to a tree.
