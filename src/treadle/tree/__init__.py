@@ -23,4 +23,7 @@ from ._stack import unstack as unstack
 from ._summary import Summary as Summary
 from ._summary import SummaryRow as SummaryRow
 from ._summary import summary as summary
+from ._tie import Tied as Tied
+from ._tie import tie as tie
+from ._tie import untie as untie
 from ._values import Deviation as Deviation

@@ -13,6 +13,7 @@ from .._errors import ArgumentTypeError
 from .._flops import Flops, flops_by_mark, mark
 from ._paths import join, path_of
 from ._size import is_sized
+from ._tie import Tied
 
 
 class Forward(NamedTuple):
@@ -75,6 +76,9 @@ def _recording(cls: type[eqx.Module]) -> type[eqx.Module]:
 
 def _with_recorders(node: PyTree, path: str, recorders: dict[str, _Recorder]) -> PyTree:
     """`node` with each module that can be called replaced by one that also records."""
+    if isinstance(node, Tied):
+        inner = _with_recorders(node.shared.pytree, path, recorders)
+        return eqx.tree_at(lambda tied: tied.shared.pytree, node, inner)
     children, treedef = jtu.tree_flatten_with_path(
         node, is_leaf=lambda child: child is not node and isinstance(child, eqx.Module)
     )

@@ -14,6 +14,7 @@ from ._forward import Forward, forward
 from ._paths import join, path_of
 from ._size import first_seen, is_sized, leaf_nbytes
 from ._summary_table import Summary, SummaryRow
+from ._tie import Tied, TiedTo
 from ._where import Where, leaf_mask
 
 _LETTERS = {"bfloat": "bf", "float": "f", "uint": "u", "int": "i", "complex": "c"}
@@ -27,6 +28,8 @@ class _Module:
     """Its own leaves, as indices into all leaves of the model."""
     is_listed: bool
     """Whether it gets a row in any case, and not only where it has operations of its own."""
+    tied: tuple[str, ...]
+    """What of it is tied to another place, in words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,24 +39,37 @@ class _Leaf:
     value: Any
 
 
-def _modules(node: PyTree, path: str, leaves: list[_Leaf]) -> list[_Module]:
-    """`node` and the modules inside it; fills `leaves` in the order of JAX's."""
+def _modules(node: PyTree, path: str, leaves: list[_Leaf], root: str = "") -> list[_Module]:
+    """`node` and the modules inside it; fills `leaves` in the order of JAX's.
+
+    Args:
+        node: A module, or the whole tree.
+        path: Where it is.
+        leaves: Those found before.
+        root: Where the tied model is that it belongs to.
+    """
+    if isinstance(node, Tied):
+        return _modules(node.shared.pytree, path, leaves, path)
     children, _ = jtu.tree_flatten_with_path(
         node, is_leaf=lambda child: child is not node and isinstance(child, eqx.Module)
     )
     own: list[int] = []
     inner: list[_Module] = []
+    tied: list[str] = []
     for keys, child in children:
         name = path_of(keys)
-        if isinstance(child, eqx.Module) and child is not node:
-            inner += _modules(child, join(path, name), leaves)
+        if isinstance(child, TiedTo):
+            tied.append(f"{name} = {join(root, child.path)}")
+        elif isinstance(child, eqx.Module) and child is not node:
+            inner += _modules(child, join(path, name), leaves, root)
         else:
             own.append(len(leaves))
             leaves.append(_Leaf(join(path, name), name, child))
-    has_arrays = any(is_sized(leaves[slot].value) for slot in own)
+    has_arrays = bool(tied) or any(is_sized(leaves[slot].value) for slot in own)
     # A mere container, or a marker such as those of Equinox's state, is left out.
     is_part = not any(module.is_listed for module in inner) and (not path or callable(node))
-    module = _Module(path, type(node).__name__, tuple(own), has_arrays or is_part)
+    name = type(node).__name__
+    module = _Module(path, name, tuple(own), has_arrays or is_part, tuple(tied))
     return [module, *inner]
 
 
@@ -110,7 +126,7 @@ def _row(module: _Module, model: _Model) -> SummaryRow:
     return SummaryRow(
         path=module.path,
         type=module.type,
-        arrays=tuple(map(model.arrays_text, sized)),
+        arrays=(*map(model.arrays_text, sized), *module.tied),
         output=model.outputs(module.path),
         count=model.count(counted),
         nbytes=model.nbytes(counted),
