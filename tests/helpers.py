@@ -1,5 +1,7 @@
 """What the tests share: small models, losses and batches, and comparing trees."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -37,6 +39,11 @@ def make_batch(size=8, *, seed=0, in_size=6, classes=3):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(size, in_size)).astype(np.float32)
     return x, rng.integers(0, classes, size=size).astype(np.int32)
+
+
+def exactly(message):
+    """The pattern for `pytest.raises(match=...)` of a message from its first to its last letter."""
+    return rf"\A{re.escape(message)}\Z"
 
 
 def leaves_of(tree):

@@ -54,7 +54,7 @@ def _plain_fraction(key: Any) -> Any:
     if whole == key:
         return whole
     # No float from there on has digits behind the point, and the largest overflow.
-    return float(key) if abs(key) < 2**53 and float(key) == key else key
+    return float(key) if abs(whole) < 2**53 and float(key) == key else key
 
 
 def _segment(entry: Any) -> str:
@@ -109,7 +109,7 @@ def opened(node: PyTree) -> Node:
     entries, treedef = jtu.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
     held = treedef.node_data()
     if held is None:
-        return Node(type(None) if node is None else None, None, {}, treedef)
+        return Node(None, None, {}, treedef)
     names = _numbered([_segment(key) for (key,), _ in entries])
     children = dict(zip(names, (child for _, child in entries), strict=True))
     return Node(held[0], held[1], children, treedef)

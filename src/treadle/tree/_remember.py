@@ -19,19 +19,18 @@ def remembered(question: Any, treedef: Any, find: Callable[[], _T]) -> _T:
 
     Args:
         question: What is asked, hashable.
-        treedef: The structure that the answer follows from. One that cannot be hashed (it has a
-            list for a static field) is asked anew each time.
+        treedef: The structure that the answer follows from. One that cannot be hashed or compared
+            (it has an array for a static field) is asked anew each time.
         find: Gives the answer, which nobody may change.
     """
     asked = (question, treedef)
     try:
-        hash(asked)
-    except TypeError:
+        with _lock:
+            if asked in _answers:
+                _answers.move_to_end(asked)
+                return _answers[asked]
+    except (TypeError, ValueError):
         return find()
-    with _lock:
-        if asked in _answers:
-            _answers.move_to_end(asked)
-            return _answers[asked]
     answer = find()
     with _lock:
         _answers[asked] = answer

@@ -102,10 +102,12 @@ def _with_part(node: PyTree, at: str | None, path: str, value: Any, known: list[
 
 def _hint(node: PyTree, at: str | None, path: str, known: list[str]) -> str:
     """What may have been meant by a path that ends at a node."""
-    within = [other for other in known if at is None or other.startswith(f"{at}/")]
-    if not within:
+    children = opened(node).children
+    if not children:
         place = "the tree" if at is None else repr(at)
         return f"There is nothing inside of {place} (of type {type(node).__name__})."
+    within = [other for other in known if at is None or other.startswith(f"{at}/")]
+    within = within or [inside(at, name, node) for name in children]
     if isinstance(node, NamedLeaves):
         below = [repr(other) for other in within if other.startswith(f"{path}/")]
         if below:

@@ -149,7 +149,7 @@ def _nothing_matched(glob: str, paths: Sequence[str]) -> str:
     return f"The glob {glob!r} matches none of the {len(paths)} leaves of the tree. {hint}"
 
 
-def select(*globs: str) -> Selector:
+def select(*globs: Door[str]) -> Selector:
     """Chooses the leaves whose path matches any of the globs.
 
     `*` stands for any characters within one segment, `?` for one character, `**` for any number
