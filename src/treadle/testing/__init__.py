@@ -24,3 +24,4 @@ from ._strategies import modules as modules
 from ._strategies import optimizers as optimizers
 from ._strategies import pytrees as pytrees
 from ._strategies import same_structure as same_structure
+from ._strategies import train_states as train_states

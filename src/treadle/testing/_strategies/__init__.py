@@ -8,3 +8,4 @@ from ._modules import modules as modules
 from ._optimizers import optimizers as optimizers
 from ._pytrees import pytrees as pytrees
 from ._same_structure import same_structure as same_structure
+from ._train_states import train_states as train_states

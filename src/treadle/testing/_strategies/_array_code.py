@@ -82,7 +82,7 @@ def _dtype_code(dtype: np.dtype[Any]) -> str:
 def _elements(array: np.ndarray, render: Any) -> Doc:
     if array.ndim == 0:
         return render(array[()])
-    inner = [_elements(row, render) for row in array]
+    inner = [_elements(array[at, ...], render) for at in range(len(array))]
     if array.ndim < _NESTED:
         return f"[{', '.join(map(str, inner))}]"
     return sequence("[", inner, "]")

@@ -9,6 +9,7 @@ import numpy as np
 from ..._checks import one_of
 from ..._custom_types import Door
 from .. import pool
+from ._draw import Draw
 from ._dtypes import dtypes_of, require_enabled
 from ._limits import Limits, limits_of
 from ._printed import remember
@@ -35,14 +36,14 @@ class ArrayPlan(NamedTuple):
     limits: Limits
     kinds: tuple[str, ...] = ("jax",)
     weak: bool = False
-    changes: int = 1
+    changes: int = 0
 
 
 # Weak types come from Python numbers, which have these.
 _WEAK = ("int32", "float32", "complex64", "int64", "float64", "complex128")
 
 
-def draw_array(draw: st.DrawFn, plan: ArrayPlan) -> jax.Array | np.ndarray:
+def draw_array(draw: Draw, plan: ArrayPlan) -> jax.Array | np.ndarray:
     """One array by the plan."""
     kind = plan.kinds[0] if len(plan.kinds) == 1 else draw(st.sampled_from(plan.kinds))
     dtype = draw(plan.dtypes)
@@ -59,7 +60,7 @@ def draw_array(draw: st.DrawFn, plan: ArrayPlan) -> jax.Array | np.ndarray:
 
 
 @st.composite
-def _arrays(draw: st.DrawFn, plan: ArrayPlan) -> jax.Array | np.ndarray:
+def _arrays(draw: Draw, plan: ArrayPlan) -> jax.Array | np.ndarray:
     return remember(draw_array(draw, plan))
 
 

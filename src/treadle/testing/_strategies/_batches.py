@@ -13,6 +13,7 @@ from ..._checks import one_of, whole_number
 from ..._custom_types import Batch, Door
 from ..._errors import ArgumentTypeError, ArgumentValueError, BatchError
 from ...tree._paths import flatten_with_paths
+from ._draw import Draw
 from ._dtypes import is_number
 from ._key_words import key_of, make_of
 from ._limits import Limits
@@ -86,16 +87,17 @@ def _require_integers(integers: Any, paths: list[str]) -> Any:
 
 @st.composite
 def _batches(
-    draw: st.DrawFn, leaves: list[Any], limits: list[Limits], treedef: Any, size: Any, kind: str
+    draw: Draw, leaves: list[Any], limits: list[Limits], treedef: Any, size: Any, kind: str
 ) -> Batch:
     count = draw(size) if isinstance(size, st.SearchStrategy) else size
     shapes = [leaf.shape if count is None else (count, *leaf.shape[1:]) for leaf in leaves]
     keys = [at for at, leaf in enumerate(leaves) if _is_key_dtype(leaf.dtype)]
     others = [at for at in range(len(leaves)) if at not in keys]
     slots = [Slot(shapes[at], np.dtype(leaves[at].dtype), limits[at]) for at in others]
-    found = dict(zip(others, draw_values(draw, slots, most=0), strict=True))
+    values: list[Any] = draw_values(draw, slots, most=0)
     if kind == "jax":
-        found = dict(zip(others, jax.device_put(list(found.values())), strict=True))
+        values = jax.device_put(values)
+    found = dict(zip(others, values, strict=True))
     for at in keys:
         found[at] = key_of(draw(SEEDS), shapes[at], *make_of(leaves[at]))
     return remember(jax.tree.unflatten(treedef, [found[at] for at in range(len(leaves))]))

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import DTypeLike
 
 from ..._errors import ArgumentTypeError, ArgumentValueError
+from ._draw import Draw
 
 DTypes: TypeAlias = DTypeLike | str | list[Any] | tuple[Any, ...] | st.SearchStrategy[Any] | None
 """One dtype, a word for a family, a list, a strategy; `None` for all of them."""
@@ -43,37 +44,47 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """The words for families, and what is in them."""
 
-_FAMILY_ORDER = ("float", "float", "int", "bool", "uint", "complex")
+_OFTEN = {
+    "float32": 6,
+    "bfloat16": 4,
+    "float16": 3,
+    "float64": 4,
+    "bool": 4,
+    "int32": 4,
+    "int8": 2,
+    "int64": 2,
+    "uint8": 3,
+    "complex64": 3,
+}
+"""How often a dtype is drawn of all that there are; the others once."""
 
 
 def _is_wide_enabled() -> bool:
     return bool(jax.config.jax_enable_x64)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+_ANY = (*FAMILIES["float"], *_INT, "bool", *_UINT, *_COMPLEX)
+
+
 @functools.cache
-def _members(family: str, wide: bool) -> st.SearchStrategy[np.dtype[Any]]:
-    """The dtypes of a family that this JAX has."""
-    usual, narrow = [], []
-    for name in FAMILIES[family]:
-        # Every JAX has those of NumPy; not every one all of the others.
-        known = name == "bool" or hasattr(jnp, name)
-        if known and (wide or name not in _WIDE):
-            dtype = np.dtype(getattr(jnp, name, name))
-            (narrow if dtype.itemsize == 1 and name in _NARROW_FLOAT else usual).append(dtype)
-    # Half of the floats are of the usual formats, however many narrow ones there are.
-    repeats = max(1, len(narrow) // max(1, len(usual)))
-    return st.sampled_from(usual * repeats + narrow)
+def _members(names: tuple[str, ...], wide: bool) -> st.SearchStrategy[np.dtype[Any]]:
+    """Those that this JAX has, each as often as it is to be drawn."""
+    # Every JAX has the dtypes of NumPy; not every one all of the others.
+    known = [name for name in names if name == "bool" or hasattr(jnp, name)]
+    return st.sampled_from(
+        [
+            np.dtype(getattr(jnp, name, name))
+            for name in known
+            if wide or name not in _WIDE
+            for _ in range(_OFTEN.get(name, 1))
+        ]
+    )
 
 
 @st.composite
-def _of_family(draw: st.DrawFn, family: str) -> np.dtype[Any]:
-    return draw(_members(family, _is_wide_enabled()))
-
-
-@st.composite
-def _of_any_family(draw: st.DrawFn) -> np.dtype[Any]:
-    family = draw(st.sampled_from(_FAMILY_ORDER))
-    return draw(_members(family, _is_wide_enabled()))
+def _of_names(draw: Draw, names: tuple[str, ...]) -> np.dtype[Any]:
+    # Whether there are 64 bits is known when an array is drawn, not when it is described.
+    return draw(_members(names, _is_wide_enabled()))
 
 
 def is_number(dtype: np.dtype[Any]) -> bool:
@@ -112,11 +123,11 @@ def dtypes_of(dtype: Any, name: str = "dtype") -> st.SearchStrategy[np.dtype[Any
         ArgumentTypeError, ArgumentValueError: It is nothing of the kind, or an empty list.
     """
     if dtype is None:
-        return _of_any_family()
+        return _of_names(_ANY)
     if isinstance(dtype, st.SearchStrategy):
         return dtype.map(functools.partial(as_dtype, name))
     if isinstance(dtype, str) and dtype in FAMILIES:
-        return _of_family(dtype)
+        return _of_names(FAMILIES[dtype])
     if isinstance(dtype, list | tuple):
         if not dtype:
             raise ArgumentValueError(f"`{name}` is empty: there is no dtype to draw.")

@@ -12,7 +12,7 @@ _WORDS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}
 IMPLEMENTATIONS = tuple(_WORDS)
 
 
-def _words(seed: int, shape: tuple[int, ...], width: int) -> np.ndarray:
+def words_of(seed: int, shape: tuple[int, ...], width: int) -> np.ndarray:
     """The words of keys: of one, those of `jax.random.key(seed)`."""
     seeds = (seed + np.arange(math.prod(shape), dtype=np.uint64)).astype(np.uint32)
     columns = [seeds if at % 2 else np.zeros_like(seeds) for at in range(width)]
@@ -30,7 +30,7 @@ def key_of(
         implementation: Its name.
         width: How many words a key has, for implementations that JAX does not bring.
     """
-    words = _words(seed, shape, _WORDS[implementation] if width is None else width)
+    words = words_of(seed, shape, _WORDS[implementation] if width is None else width)
     return jax.random.wrap_key_data(jax.device_put(words), impl=implementation)
 
 

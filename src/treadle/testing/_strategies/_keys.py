@@ -8,19 +8,20 @@ from jaxtyping import Array, Key
 
 from ..._checks import one_of
 from ..._custom_types import Door
+from ._draw import Draw
 from ._key_words import IMPLEMENTATIONS, key_of
 from ._printed import remember
 from ._shapes import as_shape
 from ._values import SEEDS
 
 
-def draw_key(draw: st.DrawFn, shape: tuple[int, ...] = ()) -> jax.Array:
+def draw_key(draw: Draw, shape: tuple[int, ...] = ()) -> jax.Array:
     """A key of any implementation."""
     return key_of(draw(SEEDS), shape, draw(st.sampled_from(IMPLEMENTATIONS)))
 
 
 @st.composite
-def _keys(draw: st.DrawFn, implementations: tuple[str, ...], shape: Any) -> Key[Array, "..."]:
+def _keys(draw: Draw, implementations: tuple[str, ...], shape: Any) -> Key[Array, "..."]:
     size = draw(shape.map(as_shape)) if isinstance(shape, st.SearchStrategy) else shape
     return remember(key_of(draw(SEEDS), size, draw(st.sampled_from(implementations))))
 

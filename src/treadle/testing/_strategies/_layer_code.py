@@ -1,5 +1,6 @@
 """The call that makes an Equinox layer of the same make, found by its fields and tried out."""
 
+import dataclasses
 import functools
 import inspect
 import warnings
@@ -14,7 +15,7 @@ from .. import pool
 from ..pool._stateful import is_index
 from ._array_code import number_code
 from ._key_words import plain_key
-from ._layout import Doc, call, quoted, sequence
+from ._layout import Doc, call, flat, quoted, sequence
 from ._names import name_of
 
 _KEY = "jax.random.key(0)"
@@ -88,16 +89,28 @@ def _signature(layer: eqx.Module) -> _Signature | None:
     return _Signature(required, optional, wants_key)
 
 
-def _skeleton(cls: type[eqx.Module], args: list[Any], kwargs: dict[str, Any], key: bool) -> Any:
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """A call of a layer's class, known by how it is written."""
+
+    cls: type[eqx.Module]
+    text: str
+    args: list[Any] = dataclasses.field(compare=False)
+    kwargs: dict[str, Any] = dataclasses.field(compare=False)
+    wants_key: bool
+
+    def make(self, args: list[Any], kwargs: dict[str, Any], key: Any) -> eqx.Module:
+        """What is called, with arrays in the places of what stands for them."""
+        return self.cls(*args, **kwargs, **({"key": key} if self.wants_key else {}))
+
+
+@functools.lru_cache(maxsize=256)
+def _skeleton(request: _Call) -> PyTree | None:
     """What a call makes, computed by shapes alone; `None` where it refuses or warns."""
-
-    def make(args: Any, kwargs: Any, seed: Any) -> Any:
-        return cls(*args, **kwargs, **({"key": seed} if key else {}))
-
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            return eqx.filter_eval_shape(make, args, kwargs, plain_key())
+            return eqx.filter_eval_shape(request.make, request.args, request.kwargs, plain_key())
         except (TypeError, ValueError, UserWarning):
             return None
 
@@ -108,40 +121,42 @@ def _fits(skeleton: PyTree | None, layer: eqx.Module) -> bool:
     return jax.tree.structure(unmarked(skeleton)) == jax.tree.structure(unmarked(layer))
 
 
+def _attempt(layer: eqx.Module, signature: _Signature, chosen: dict[str, Made]) -> Made | None:
+    """The call with these optional arguments, where it makes such a layer."""
+    cls = type(layer)
+    positional = [argument.code for argument in signature.required.values()]
+    named = {key: argument.code for key, argument in chosen.items()}
+    if signature.wants_key:
+        named["key"] = _KEY
+    doc = call(name_of(cls) or "", *positional, **named)
+    args = [argument.skeleton for argument in signature.required.values()]
+    kwargs = {key: argument.skeleton for key, argument in chosen.items()}
+    skeleton = _skeleton(_Call(cls, flat(doc), args, kwargs, signature.wants_key))
+    return Made(doc, skeleton) if _fits(skeleton, layer) else None
+
+
 def made(layer: eqx.Module) -> Made | None:
     """The shortest call that makes a layer of the structure of `layer`.
 
     `None` where there is none: another class, a field that was changed, a leaf that was left out.
     """
-    cls = type(layer)
-    name = name_of(cls)
+    name = name_of(type(layer))
     if name is None or not name.startswith("eqx.nn."):
         return None
     signature = _signature(layer)
     if signature is None:
         return None
-    args = [argument.skeleton for argument in signature.required.values()]
-
-    def attempt(chosen: dict[str, Made]) -> PyTree | None:
-        kwargs = {key: argument.skeleton for key, argument in chosen.items()}
-        skeleton = _skeleton(cls, args, kwargs, signature.wants_key)
-        return skeleton if _fits(skeleton, layer) else None
-
-    chosen, skeleton = {}, attempt({})
-    if skeleton is None:
-        chosen, skeleton = dict(signature.optional), attempt(signature.optional)
-    if skeleton is None:
-        return None
-    for key in list(chosen):
+    found = _attempt(layer, signature, {})
+    if found is not None:
+        return found
+    chosen = dict(signature.optional)
+    found = _attempt(layer, signature, chosen)
+    for key in signature.optional:
         fewer = {other: argument for other, argument in chosen.items() if other != key}
-        smaller = attempt(fewer) if fewer else None
+        smaller = _attempt(layer, signature, fewer) if found and fewer else None
         if smaller is not None:
-            chosen, skeleton = fewer, smaller
-    positional = [argument.code for argument in signature.required.values()]
-    named = {key: argument.code for key, argument in chosen.items()}
-    if signature.wants_key:
-        named["key"] = _KEY
-    return Made(call(name, *positional, **named), skeleton)
+            found, chosen = smaller, fewer
+    return found
 
 
 def prefix_of(layer: PyTree) -> str | None:

@@ -12,9 +12,10 @@ from ..._custom_types import Door
 from .. import pool
 from ..pool._stateful import is_index
 from ._arrays import ArrayPlan
+from ._draw import Draw
 from ._dtypes import dtypes_of
 from ._limits import limits_of
-from ._nodes import Place, Plan, module_nodes, stateful_nodes
+from ._nodes import Place, Plan, as_module, draw_stateful, nodes
 from ._printed import remember
 from ._shapes import FEW
 from ._sharing import draw_shared
@@ -27,7 +28,7 @@ def plan_of(dtype: Any, floats_only: bool, special: bool, stateful: bool, **opti
     """The plan that the arguments of `modules` and `pytrees` stand for."""
     limits = limits_of(special)
     anywhere = dtype if dtype is not None else "float" if floats_only else None
-    changes = 2 if special else 1
+    changes = 2 if special else 0
     arrays = ArrayPlan(dtypes_of(anywhere), FEW, limits, changes=changes)
     floats = arrays._replace(dtypes=dtypes_of(_TRAINED if dtype is None else dtype))
     return Plan(arrays, floats, floats_only=floats_only, stateful=stateful, **options)
@@ -44,16 +45,17 @@ def without_states(tree: PyTree) -> PyTree:
 
 
 @st.composite
-def _modules(draw: st.DrawFn, place: Place, shared: bool) -> eqx.Module:
-    module = draw(module_nodes(*place))
-    module = without_states(module)
+def _modules(draw: Draw, place: Place, shared: bool) -> eqx.Module:
+    plan, depth, leaves = place
+    # What is no module is put into one, which is a level more.
+    module = without_states(as_module(draw(nodes(plan, depth, leaves))))
     return remember(draw_shared(draw, module) if shared else module)
 
 
 @st.composite
-def _stateful_pairs(draw: st.DrawFn, place: Place, shared: bool) -> tuple[eqx.Module, eqx.nn.State]:
-    plan, depth, leaves = place
-    module = draw(stateful_nodes(plan, depth, leaves))
+def _stateful_pairs(draw: Draw, place: Place, shared: bool) -> tuple[eqx.Module, eqx.nn.State]:
+    _, depth, leaves = place
+    module = draw_stateful(draw, place)
     if depth and leaves > 1 and draw(st.booleans()):
         (other,) = place.children(draw, 1, taken=leaves // 2)
         module = pool.build(pool.Branches, left=module, right=other)

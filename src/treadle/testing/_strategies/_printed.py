@@ -7,6 +7,7 @@ from hypothesis.control import current_build_context
 from hypothesis.vendor.pretty import IDKey, RepresentationPrinter
 
 from ._code import document
+from ._draw import Draw
 from ._layout import Doc, laid_out
 
 _T = TypeVar("_T")
@@ -42,6 +43,6 @@ def remember(value: _T, doc: Doc | None = None) -> _T:
 
 
 @st.composite
-def printed(draw: st.DrawFn, strategy: st.SearchStrategy[_T]) -> _T:
+def printed(draw: Draw, strategy: st.SearchStrategy[_T]) -> _T:
     """The same strategy; what it draws prints as code."""
     return remember(draw(strategy))

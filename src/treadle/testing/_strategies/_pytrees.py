@@ -8,6 +8,7 @@ from jaxtyping import PyTree
 from ..._checks import whole_number
 from ..._custom_types import Door
 from ..._errors import ArgumentTypeError
+from ._draw import Draw
 from ._modules import plan_of, without_states
 from ._nodes import Place, nodes
 from ._printed import remember
@@ -15,7 +16,7 @@ from ._sharing import draw_shared
 
 
 @st.composite
-def _pytrees(draw: st.DrawFn, place: Place, shared: bool) -> PyTree:
+def _pytrees(draw: Draw, place: Place, shared: bool) -> PyTree:
     tree = without_states(draw(nodes(*place)))
     return remember(draw_shared(draw, tree) if shared else tree)
 

@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from .. import pool
 from ._array_code import is_key
+from ._draw import Draw
 from ._dtypes import is_number
 from ._key_words import key_of, make_of
 from ._limits import Limits, limits_of
@@ -35,7 +36,7 @@ def _placed(host: np.ndarray, like: Any) -> Any:
 
 
 @st.composite
-def _same_structure(draw: st.DrawFn, tree: PyTree, limits: Limits) -> PyTree:
+def _same_structure(draw: Draw, tree: PyTree, limits: Limits) -> PyTree:
     leaves, treedef = jax.tree.flatten(tree)
     # An array that stands at two places is one array in the other tree too.
     arrays = {id(leaf): leaf for leaf in leaves if _is_array(leaf)}

@@ -9,6 +9,7 @@ from typing import Any
 import hypothesis.strategies as st
 
 from ..._errors import ArgumentTypeError, ArgumentValueError
+from ._draw import Draw
 
 _SIDES = (1, 2, 3, 5)
 _LARGEST = 24
@@ -30,7 +31,7 @@ def _simplicity(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
 
 
 @st.composite
-def any_shape(draw: st.DrawFn) -> tuple[int, ...]:
+def any_shape(draw: Draw) -> tuple[int, ...]:
     """Of up to four axes and 24 elements."""
     return draw(_of_axes(draw(st.sampled_from(_AXES))))
 

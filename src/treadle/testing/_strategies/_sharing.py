@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ._draw import Draw
+
 _CHANCE = st.integers(0, 5)
 """A sixth of the trees in which two arrays could be one; the least number means none."""
 
@@ -19,7 +21,7 @@ def _make(leaf: Any) -> Any:
     return type(leaf), leaf.shape, leaf.dtype, getattr(leaf, "weak_type", None)
 
 
-def draw_shared(draw: st.DrawFn, tree: PyTree) -> PyTree:
+def draw_shared(draw: Draw, tree: PyTree) -> PyTree:
     """The tree, in which two arrays of one shape and dtype may have become the same one."""
     leaves, treedef = jax.tree.flatten(tree)
     places: dict[Any, list[int]] = collections.defaultdict(list)

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from ..._errors import ArgumentValueError
+from ._draw import Draw
 from ._limits import PLAIN, Limits
 
 ZEROS, ONES, COUNTING = 0, 1, 2
@@ -289,10 +290,10 @@ def fill(slots: Sequence[Slot], seed: int, changes: Sequence[Change] = ()) -> li
     return [array.reshape(slot.shape) for array, slot in zip(arrays, slots, strict=True)]
 
 
-def draw_changes(draw: st.DrawFn, slots: Sequence[Slot], most: int) -> list[Change]:
+def draw_changes(draw: Draw, slots: Sequence[Slot], most: int) -> list[Change]:
     """A few elements to set."""
     size = sum(slot.size for slot in slots)
-    if not size:
+    if not size or not most:
         return []
     last = max(len(notable(slot.dtype, slot.limits)) for slot in slots if slot.size) - 1
     return [
@@ -301,7 +302,7 @@ def draw_changes(draw: st.DrawFn, slots: Sequence[Slot], most: int) -> list[Chan
     ]
 
 
-def draw_values(draw: st.DrawFn, slots: Sequence[Slot], most: int = 1) -> list[np.ndarray]:
+def draw_values(draw: Draw, slots: Sequence[Slot], most: int = 1) -> list[np.ndarray]:
     """Arrays for all slots, at most so many of their elements set to numbers of note."""
     if not slots:
         return []
