@@ -48,7 +48,7 @@ def _leaf(old: Any, new: Any, weights: _Weights) -> Any:
 
 
 def _is_real_number(value: Any) -> bool:
-    if isinstance(value, (jax.Array, np.ndarray)):
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
         return is_real(value) or jnp.issubdtype(value.dtype, np.integer)
     return isinstance(value, numbers.Real)
 
