@@ -21,7 +21,10 @@ def told(leaf: Any) -> str:
     if is_sized(leaf):
         return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
     name = getattr(leaf, "__qualname__", None)
-    text = f"<{name.strip('<>')}>" if isinstance(name, str) else _line(leaf)
+    if not isinstance(name, str):
+        text = _line(leaf)
+    else:
+        text = name if name.startswith("<") else f"<{name}>"  # A lambda has brackets already.
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
