@@ -163,7 +163,7 @@ def _ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     size = [words & ~np.uint64(sign) for words in (one, two)]
     opposite = ((one ^ two) & np.uint64(sign)) != 0
     apart = np.maximum(*size) - np.minimum(*size)
-    return np.where(opposite, size[0] + size[1], apart).max(axis=-1)
+    return np.asarray(np.where(opposite, size[0] + size[1], apart).max(axis=-1))
 
 
 def _wide(array: np.ndarray) -> np.ndarray:
@@ -173,12 +173,13 @@ def _wide(array: np.ndarray) -> np.ndarray:
 def _close(a: np.ndarray, b: np.ndarray, rtol: float, atol: float) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         near = np.abs(a - b) <= atol + rtol * np.abs(b)
-    return (near & np.isfinite(a) & np.isfinite(b)) | (a == b) | (np.isnan(a) & np.isnan(b))
+    same = (near & np.isfinite(a) & np.isfinite(b)) | (a == b) | (np.isnan(a) & np.isnan(b))
+    return np.asarray(same)  # NumPy makes scalars of arrays without axes.
 
 
 def _apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if x.dtype.kind == "c":
-        return np.hypot(_apart(np.real(x), np.real(y)), _apart(np.imag(x), np.imag(y)))
+        return np.asarray(np.hypot(_apart(np.real(x), np.real(y)), _apart(np.imag(x), np.imag(y))))
     return np.where(x == y, 0.0, np.abs(x - y))  # Of two infinities there is no difference.
 
 
@@ -209,20 +210,20 @@ def deviation(one: Any, two: Any, rtol: float = 0.0, atol: float = 0.0) -> Devia
     """
     a, b = host(one), host(two)
     if _is_key(one):
-        return _unlike(a, b, (a != b).any(axis=-1))
+        return _unlike(a, b, np.asarray((a != b).any(axis=-1)))  # No array of a single key's.
     if not _is_numeric(a.dtype):
         return _unlike(a, b, _unequal(a, b))
-    differs = (_bits(a) != _bits(b)).any(axis=-1)
+    differs = np.asarray((_bits(a) != _bits(b)).any(axis=-1))
     inexact = jnp.issubdtype(a.dtype, jnp.inexact)
     if inexact and (rtol or atol):
-        differs = differs & ~_close(_wide(a), _wide(b), rtol, atol)
+        differs = np.asarray(differs & ~_close(_wide(a), _wide(b), rtol, atol))
     return _numeric(a, b, differs, inexact) if differs.any() else None
 
 
 def _numeric(a: np.ndarray, b: np.ndarray, differs: np.ndarray, inexact: bool) -> Deviation:
-    one, two = (np.isnan(_wide(array)) for array in (a, b))
-    nans = differs & (one | two)
-    numbers = differs & ~nans
+    one, two = (np.asarray(np.isnan(_wide(array))) for array in (a, b))
+    nans = np.asarray(differs & (one | two))
+    numbers = np.asarray(differs & ~nans)
     first = _first(differs)
     words = _with_bits if one[first] and two[first] else str
     max_abs, max_rel = _furthest(a, b, numbers)
