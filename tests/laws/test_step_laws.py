@@ -220,6 +220,7 @@ def _streams(key, steps):
         "data": jax.random.fold_in(key, random.DATA_ORDER),
         "ensemble": jax.random.fold_in(key, random.ENSEMBLE),
         "predict": random.predict_key(key),
+        "adapters": jnp.stack([random.adapter_key(key, index) for index in range(20)]),
     }
     return {name: jax.random.key_data(keys) for name, keys in streams.items()}
 
