@@ -123,6 +123,11 @@ def _bits(array: np.ndarray) -> np.ndarray:
     return words.reshape(*array.shape, parts)
 
 
+def _any(parts: np.ndarray) -> np.ndarray:
+    """Whether one of the parts of each element; an array also of what has no axes."""
+    return np.asarray(parts.any(axis=-1))
+
+
 def _unequal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Where elements that are no numbers differ."""
     if a.dtype.itemsize == 0:  # As the gradient of an integer is (`jax.dtypes.float0`).
@@ -131,7 +136,7 @@ def _unequal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         unequal = [not same_static(x, y) for x, y in zip(a.flat, b.flat, strict=True)]
         return np.asarray(unequal, bool).reshape(a.shape)
     one, two = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (a, b))
-    return (one != two).reshape(*a.shape, a.dtype.itemsize).any(axis=-1)
+    return _any((one != two).reshape(*a.shape, a.dtype.itemsize))
 
 
 def _first(where: np.ndarray) -> tuple[int, ...]:
@@ -210,10 +215,10 @@ def deviation(one: Any, two: Any, rtol: float = 0.0, atol: float = 0.0) -> Devia
     """
     a, b = host(one), host(two)
     if _is_key(one):
-        return _unlike(a, b, np.asarray((a != b).any(axis=-1)))  # No array of a single key's.
+        return _unlike(a, b, _any(a != b))
     if not _is_numeric(a.dtype):
         return _unlike(a, b, _unequal(a, b))
-    differs = np.asarray((_bits(a) != _bits(b)).any(axis=-1))
+    differs = _any(_bits(a) != _bits(b))
     inexact = jnp.issubdtype(a.dtype, jnp.inexact)
     if inexact and (rtol or atol):
         differs = np.asarray(differs & ~_close(_wide(a), _wide(b), rtol, atol))
