@@ -244,30 +244,36 @@ def stateful_loss(model, model_state, example, key):
 STATEFUL = TrainStep(stateful_loss, optax.adam(1e-2), stateful=True)
 
 
+def norms(count):
+    """Norms that are made together, away from any model, and their state."""
+    make = lambda: {"new": [eqx.nn.BatchNorm(4, "batch", mode="batch") for _ in range(count)]}
+    made, state = eqx.nn.make_with_state(make)()
+    return made["new"], state
+
+
 def test_layers_keep_their_state_and_new_ones_bring_theirs():
     state = filled(STATEFUL.init(eqx.nn.make_with_state(Stateful), key=KEY))
     model, norm = state.model, state.model.layers[1]
     grown = STATEFUL.migrate(state, with_head(model, eqx.nn.Linear(4, 3, key=KEY)))
     assert_same(grown.model_state, state.model_state)
-    new, new_state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(4, "batch", mode="batch")
-    # One layer goes, one comes, and one moves.
-    changed = eqx.tree_at(lambda m: m.layers, model, [new, model.layers[0], model.layers[2]])
-    with pytest.raises(
-        TreeError, match=r"state, 'layers/0/batch_counter', 'layers/0/b.*model_state="
-    ):
+    # Those that were there go, others come.
+    new, new_state = norms(3)
+    changed = eqx.tree_at(lambda m: m.layers, model, new)
+    with pytest.raises(TreeError, match=r"with a state, .*'layers/2/batch_counter'.*model_state="):
         STATEFUL.migrate(state, changed)
     moved = STATEFUL.migrate(state, changed, model_state=new_state)
-    expected = STATEFUL.init(changed, key=KEY, model_state=moved.model_state)
-    assert moved.skeleton is expected.skeleton
-    # Reading does not use a state up.
-    for index in jax.tree.leaves(moved.model, is_leaf=_is_index):
-        if _is_index(index):
-            source = new_state if "layers" not in index.marker else state.model_state
-            assert_same(moved.model_state.get(index), source.get(index))
-    assert len(jax.tree.leaves(moved.model_state)) == len(jax.tree.leaves(state.model_state))
+    assert moved.skeleton is STATEFUL.init(changed, key=KEY, model_state=new_state).skeleton
+    assert_same(moved.model_state, new_state)
+    # One goes, and nothing of it is left; one moves.
+    fewer = eqx.tree_at(lambda m: m.layers, model, [model.layers[2], model.layers[0]])
+    moved = STATEFUL.migrate(state, fewer)
+    assert_same(
+        moved.model_state.get(moved.model.layers[0].batch_counter),
+        state.model_state.get(model.layers[2].batch_counter),
+    )
     with pytest.raises(KeyError):
         moved.model_state.get(norm.batch_counter)
-    # What is handed over goes before what was there.
+    # What is handed over goes before what was there, and is not used up.
     begun = STATEFUL.init(eqx.nn.make_with_state(Stateful), key=KEY).model_state
     part = begun.substate(norm)
     reset = STATEFUL.migrate(state, model, model_state=part).model_state
@@ -277,8 +283,18 @@ def test_layers_keep_their_state_and_new_ones_bring_theirs():
     assert_same(part.get(norm.batch_counter), begun.get(norm.batch_counter))
 
 
-def _is_index(node):
-    return isinstance(node, eqx.nn.StateIndex)
+def test_layers_that_would_share_a_state_are_refused():
+    state = STATEFUL.init(eqx.nn.make_with_state(Stateful), key=KEY)
+    (one,), one_state = norms(1)
+    (two,), _ = norms(1)
+    both = eqx.tree_at(lambda m: m.layers, state.model, [one, two])
+    with pytest.raises(TreeError, match=r"'layers/0/batch_c.* and 'layers/1/batch_c.* share one"):
+        STATEFUL.migrate(state, both, model_state=one_state)
+    # Those that share from the start may go on.
+    shared = STATEFUL.init(
+        eqx.tree_at(lambda m: m.layers, both, [one, one]), key=KEY, model_state=one_state
+    )
+    assert_same(STATEFUL.migrate(shared, shared.model).model_state, one_state)
 
 
 def test_states_of_other_kinds():

@@ -1,5 +1,6 @@
 """A state across a change of the model: what is still valid in it is kept."""
 
+import collections
 from typing import Any
 
 import equinox as eqx
@@ -46,6 +47,12 @@ def _is_index(node: Any) -> bool:
     return isinstance(node, eqx.nn.StateIndex)
 
 
+def _indices(model: Model) -> list[tuple[str, Any]]:
+    """The paths and markers of all that looks something up in a state."""
+    nodes = jtu.tree_leaves_with_path(model, is_leaf=_is_index)
+    return [(path_of(keys), node.marker) for keys, node in nodes if _is_index(node)]
+
+
 def _entries(model_state: Any) -> dict[Any, Any]:
     """The entries of a state by their markers; none of what is no state."""
     if not isinstance(model_state, eqx.nn.State):
@@ -54,18 +61,38 @@ def _entries(model_state: Any) -> dict[Any, Any]:
     return dict(zip(markers, values, strict=True))
 
 
-def _merged_state(model: Model, old: Any, given: Any) -> Any:
+def _require_own_entries(old: Model, new: Model) -> None:
+    """Refuses layers that came to share an entry of the state.
+
+    Raises:
+        TreeError: With the paths of both.
+    """
+    before = collections.Counter(marker for _, marker in _indices(old))
+    places: dict[Any, list[str]] = {}
+    for path, marker in _indices(new):
+        places.setdefault(marker, []).append(path)
+    for marker, paths in places.items():
+        if len(paths) > max(before[marker], 1):
+            raise TreeError(
+                f"{' and '.join(map(repr, paths))} of `new_model` would share one entry of the "
+                f"state, {marker!r}: Equinox names entries by where a layer is in what is made "
+                f"with it. Make new layers under names of their own, all at once: `layers, "
+                f"layers_state = eqx.nn.make_with_state(lambda: {{'new': Layer(...)}})()`."
+            )
+
+
+def _merged_state(model: Model, old: Parts, given: Any) -> Any:
     """The state of a model's layers: of those that were there, and of new ones.
 
     Raises:
-        TreeError: Layers are in neither.
+        TreeError: Layers are in neither, or in one place of it.
     """
-    if not isinstance(old if given is None else given, eqx.nn.State):
-        return old if given is None else given  # One of the user's own making, or none.
-    known = _entries(old) | _entries(given)
-    nodes = jtu.tree_flatten_with_path(model, is_leaf=_is_index)[0]
-    indices = [(path_of(keys), node) for keys, node in nodes if _is_index(node)]
-    missing = [path for path, index in indices if index.marker not in known]
+    newest = old.model_state if given is None else given
+    if not isinstance(newest, eqx.nn.State):
+        return newest  # One of the user's own making, or none.
+    _require_own_entries(old.model, model)
+    known = _entries(old.model_state) | _entries(given)
+    missing = [path for path, marker in _indices(model) if marker not in known]
     if missing:
         raise TreeError(
             f"`new_model` has layers with a state, {', '.join(map(repr, missing))}, that the old "
@@ -73,7 +100,7 @@ def _merged_state(model: Model, old: Any, given: Any) -> Any:
             f"eqx.nn.make_with_state(Layer)(...)`, then `step.migrate(state, new_model, "
             f"model_state=layer_state)`."
         )
-    kept = {index.marker: known[index.marker] for _, index in indices}
+    kept = {marker: known[marker] for _, marker in _indices(model)}
     return eqx.nn.State.tree_unflatten(tuple(kept), tuple(kept.values()))
 
 
@@ -117,7 +144,7 @@ def migrated_state(
     require_alive("new_model", new_model)
     merged = model_state
     if spec.loss.call.stateful:
-        merged = _merged_state(new_model, old.model_state, model_state)
+        merged = _merged_state(new_model, old, model_state)
     new = initial_state(spec, new_model, old.key.typed(), True, merged, None).parts()
     before, after = (
         Trained(model, jax.tree.leaves(trainable_mask(one.trainable, model)))

@@ -14,9 +14,9 @@ import pytest
 from tests.helpers import assert_same
 
 from treadle import ArgumentTypeError, ConsumedStateError, TreeError
-from treadle.tree import paths, select
-from treadle.tree._migrate import migrate
+from treadle.tree import migrate, paths, select
 from treadle.tree._owners import _by_marks, _by_structure, kind_of
+from treadle.tree._paths import NamedLeaves
 from treadle.tree._unchanged import Trained, unchanged
 
 
@@ -349,6 +349,34 @@ def test_containers_of_all_kinds():
     assert_migrated(optax.adam(0.1), old, new, homes)
 
 
+class Packed(NamedLeaves):
+    """Names its leaves itself, one of which is not trained."""
+
+    def __init__(self, names, leaves):
+        self.names = names
+        self.leaves = leaves
+
+    def leaf_paths(self):
+        return self.names
+
+
+jax.tree_util.register_pytree_node(
+    Packed, lambda node: (node.leaves, node.names), lambda names, leaves: Packed(names, leaves)
+)
+
+
+def test_nodes_that_name_their_leaves():
+    old = {"x": Packed(("a", "n", "b"), (array(2), array(2, dtype=np.int32), array(2, start=1)))}
+    new = {"x": Packed(("b", "c", "n"), (array(2, start=1), array(2, start=2), array(2)))}
+    before, _ = begun(optax.trace(0.9), old)
+    after = migrate(before, old, new, optax.trace(0.9)).trace["x"].leaves
+    # The copy of the third is the first now, under its name.
+    assert after[0] is before.trace["x"].leaves[2]
+    assert_same(after[1:], (jnp.zeros(2), jnp.zeros(2)))
+    with pytest.raises(TreeError, match=r"lacks 'trace/x/1' of shape \[2\]"):
+        migrate(before, new, new, optax.trace(0.9))
+
+
 # -- what is unchanged ----------------------------------------------------------------------------
 
 
@@ -383,6 +411,7 @@ def test_shared_arrays_are_leaves_of_their_own():
     assert found({"a": A, "b": A}, {"b": A, "c": A}) == {"b": "b", "c": "a"}
     assert found({"a": A, "b": A}, {"0": A, "b": A}) == {"0": "a", "b": "b"}
     assert found({"a": A, "b": A}, {"0": A, "1": A}) == {"0": "a", "1": "b"}
+    assert found({"a": A, "b": A}, {"0": A, "1": A, "2": A}) == {"0": "a", "1": "b", "2": "a"}
     assert found({"a": A}, {"0": A, "1": A, "a": A}) == {"0": "a", "1": "a", "a": "a"}
     assert found({"a": A, "b": B}, {"0": B, "1": B}) == {"0": "b", "1": "b"}
     # Tied before, of the same values still, and no longer the same array.
@@ -393,6 +422,8 @@ def test_the_same_bits_are_the_same_leaf_only_where_they_were():
     copy = array(2)
     assert found({"a": A, "b": B}, {"a": copy, "b": B}) == {"a": "a", "b": "b"}
     assert found({"a": A, "b": B}, {"c": copy, "b": B}) == {"c": None, "b": "b"}
+    # What is the same array needs no looking at bits.
+    assert found({"a": A, "b": copy}, {"b": A}) == {"b": "a"}
     # A layer that was put before it has the same zeros for a bias, and is another.
     zeros = {"layers": [jnp.zeros(2), B]}
     moved = {"layers": [jnp.zeros(2), zeros["layers"][0], B]}
@@ -439,7 +470,7 @@ def test_bits_are_compared(name):
     one, other = (jnp.asarray(value) for value in BITS[name])
     again = jnp.array(one, copy=True)
     assert found({"a": one}, {"a": again}) == {"a": "a"}
-    assert found({"a": one}, {"a": other}) == {"a": None}
+    assert found({"a": one}, {"a": other}) == {"a": None} == found({"a": other}, {"a": one})
     assert found({"a": np.asarray(one)}, {"a": again}) == {"a": "a"}
 
 

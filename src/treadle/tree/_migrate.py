@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
 import optax
 from jax.core import Tracer
@@ -13,7 +14,7 @@ from jaxtyping import PyTree
 from .._custom_types import Door, Model
 from .._errors import ArgumentTypeError, ConsumedStateError, TreeError
 from ._owners import Init, kind_of, places_of
-from ._paths import flatten_with_paths
+from ._paths import path_of
 from ._unchanged import Trained, unchanged
 from ._where import Where, leaf_mask
 
@@ -24,11 +25,11 @@ def require_alive(name: str, tree: PyTree) -> None:
     Raises:
         ConsumedStateError: With the path of the first.
     """
-    for path, leaf in flatten_with_paths(tree)[0]:
+    for path, leaf in jtu.tree_leaves_with_path(tree):
         if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.is_deleted():
             raise ConsumedStateError(
-                f"The array at {path!r} of `{name}` is gone: it was donated to a step. Migrate "
-                f"between two steps: the newest state, and a model that is made from it."
+                f"The array at {path_of(path)!r} of `{name}` is gone: it was donated to a step. "
+                f"Migrate between two steps: the newest state, and a model that is made from it."
             )
 
 
@@ -79,7 +80,7 @@ def _require_like(template: PyTree, opt_state: PyTree, hint: str) -> None:
         TreeError: With the first that differ, on both sides.
     """
     wanted, given = _shapes(template), _shapes(opt_state)
-    if wanted != given:
+    if list(wanted) != list(given):
         strange = [leaf for leaf in given if leaf not in wanted]
         missing = [leaf for leaf in wanted if leaf not in given]
         raise TreeError(
@@ -89,9 +90,11 @@ def _require_like(template: PyTree, opt_state: PyTree, hint: str) -> None:
         )
 
 
-def _shapes(tree: PyTree) -> list[tuple[str, tuple[int, ...]]]:
-    kinds = [(path, kind_of(leaf)) for path, leaf in flatten_with_paths(tree)[0]]
-    return [(path, () if kind is None else kind.shape) for path, kind in kinds]
+def _shapes(tree: PyTree) -> dict[tuple[str, tuple[int, ...]], None]:
+    """The paths and shapes of the leaves, in order."""
+    # By JAX's own paths: of a node that names its leaves, not all may be in a state.
+    kinds = [(path_of(path), kind_of(leaf)) for path, leaf in jtu.tree_leaves_with_path(tree)]
+    return dict.fromkeys((path, kind.shape if kind else ()) for path, kind in kinds)
 
 
 def _listed(leaves: list[tuple[str, tuple[int, ...]]]) -> str:
