@@ -559,3 +559,9 @@ ONE = Deviation(1, 1, (), "1", "2")
 )
 def test_a_deviation_in_words(found, text):
     assert str(found) == text
+
+
+def test_a_signalling_nan_is_told_without_a_warning():
+    signalling = np.array([0x7F81, 0], "uint16").view("bfloat16")
+    found = deviation(signalling, np.zeros(2, signalling.dtype))
+    assert (found.nan_count, found.count) == (1, 1)
