@@ -1,0 +1,135 @@
+"""States, figures, files and positions under the laws that users get for their own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.helpers import Net, loss_fn, make_batch
+
+import treadle
+from treadle._weighted import as_total, figure
+from treadle.testing import (
+    check_lens,
+    check_monoid,
+    check_resume,
+    check_roundtrip,
+    check_serialisation,
+    check_structure,
+    modules,
+    pytrees,
+    train_states,
+)
+
+few = settings(max_examples=10)
+
+
+@given(train_states())
+def test_a_state_is_its_leaves_and_its_structure(state):
+    structure = jax.tree.structure(state)
+    check_roundtrip(jax.tree.leaves, lambda leaves: jax.tree.unflatten(structure, leaves), state)
+    check_structure(lambda state: state.copy(), state)
+    assert not treadle.tree.diff(state.copy(), state)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+    # Leaves may be anything that a map puts there, and the views have it.
+    marked = jax.tree.map(lambda _: "mark", state)
+    assert set(jax.tree.leaves(marked)) == {"mark"}
+    assert "mark" in jax.tree.leaves(marked.model)
+
+
+@given(train_states(), st.integers(0, 1000), st.integers(0, 1000))
+def test_the_views_of_a_state_are_lenses(state, one, two):
+    check_lens(
+        lambda state: state.step,
+        lambda state, step: state.replace(step=step),
+        state,
+        jnp.int32(one),
+        jnp.int32(two),
+    )
+
+    def scaled(by):
+        return jax.tree.map(lambda x: x * by if _is_float(x) else x, state.model)
+
+    check_lens(
+        lambda state: state.model,
+        lambda state, model: state.replace(model=model),
+        state,
+        scaled(2),
+        scaled(-1),
+    )
+
+
+def _is_float(leaf):
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+# Small whole numbers add up without rounding.
+wholes = st.integers(-50, 50).map(float)
+
+
+@given(st.lists(st.tuples(wholes, st.integers(0, 20).map(float)), min_size=1, max_size=3))
+def test_weighted_figures_merge_in_any_grouping(pairs):
+    totals = [as_total("figure", treadle.Weighted(*map(np.float32, pair))) for pair in pairs]
+    nothing = as_total("figure", treadle.Weighted(np.float32(0), np.float32(0)))
+
+    def merge(one, two):
+        return jax.tree.map(jnp.add, one, two)
+
+    check_monoid(merge, totals, identity=nothing, commutative=True)
+    whole = totals[0]
+    for total in totals[1:]:
+        whole = merge(whole, total)
+    weight = sum(pair[1] for pair in pairs)
+    expected = sum(value * own for value, own in pairs) / weight if weight else 0.0
+    np.testing.assert_allclose(figure(whole), expected, rtol=1e-6)
+
+
+@given(st.lists(st.lists(wholes, min_size=2, max_size=2), min_size=1, max_size=3))
+def test_sums_merge_in_any_grouping(arrays):
+    totals = [as_total("sum", treadle.Sum(np.float32(array))) for array in arrays]
+    nothing = as_total("sum", treadle.Sum(np.zeros(2, np.float32)))
+
+    def merge(one, two):
+        return jax.tree.map(jnp.add, one, two)
+
+    check_monoid(merge, totals, identity=nothing, commutative=True)
+
+
+@few
+@given(st.one_of(modules(special=True), pytrees(special=True), train_states()))
+def test_what_is_saved_is_loaded(tree):
+    check_serialisation(tree)
+
+
+def test_an_interrupted_run_of_steps_is_one_without_interruption():
+    step = treadle.TrainStep(
+        loss_fn,
+        optax.chain(optax.clip_by_global_norm(1.0), optax.noisy_sgd(1e-2, key=3)),
+        ema=0.9,
+        accumulate=2,
+    )
+    state = step.init(Net, key=jax.random.key(0))
+    check_resume(step, state, [make_batch(seed=seed) for seed in range(3)])
+
+
+@given(
+    num_examples=st.integers(4, 9),
+    batch_size=st.integers(1, 3),
+    epochs=st.integers(1, 2),
+    seed=st.integers(0, 99),
+)
+def test_the_position_of_data_is_where_it_goes_on(num_examples, batch_size, epochs, seed):
+    data = {"x": np.arange(num_examples)}
+
+    def source():
+        key = jax.random.key(seed)
+        batches = treadle.data.arrays(data, batch_size, key=key, epochs=epochs)
+        return treadle.data.prefetch(batches) if seed % 2 else batches
+
+    def step(state, batch):
+        # What has been seen, in order.
+        seen = np.pad(batch["x"], (0, 3 - len(batch["x"])))
+        return np.concatenate([state[3:], seen]), {"seen": batch["x"]}
+
+    check_resume(step, np.zeros(60, np.int64), source, at=1)
