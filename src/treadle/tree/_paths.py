@@ -4,7 +4,7 @@ import abc
 import decimal
 import math
 import numbers
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -58,11 +58,12 @@ def _plain_fraction(key: Any) -> Any:
 
 
 def _segment(entry: Any) -> str:
-    if isinstance(entry, jtu.GetAttrKey):
-        return escape(entry.name)
-    if isinstance(entry, jtu.SequenceKey):
+    kind = type(entry)
+    if kind is jtu.SequenceKey:
         return str(entry.idx)
-    if isinstance(entry, (jtu.DictKey, jtu.FlattenedIndexKey)):
+    if kind is jtu.GetAttrKey:
+        return escape(entry.name)
+    if kind is jtu.DictKey or kind is jtu.FlattenedIndexKey:
         return escape(str(_plain(entry.key)))
     return escape(str(entry))
 
@@ -128,17 +129,35 @@ def inside(path: str | None, name: str, node: PyTree = None) -> str:
     return name if path is None else f"{path}/{name}"
 
 
-def _below(node: PyTree, path: str | None) -> Iterator[str]:
-    level = opened(node)
-    if level.kind is None:
-        yield path or ""
-    for name, child in level.children.items():
-        yield from _below(child, inside(path, name, node))
+def _named_children(node: PyTree) -> Iterable[tuple[str, Any]]:
+    """What is right below a node, by name, without what else `opened` finds out."""
+    if isinstance(node, NamedLeaves):
+        return opened(node).children.items()
+    entries, _ = jtu.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
+    names = _numbered([_segment(key) for (key,), _ in entries])
+    return zip(names, (child for _, child in entries), strict=True)
+
+
+def _below(node: PyTree, path: str | None, found: list[str]) -> None:
+    for name, child in _named_children(node):
+        where = inside(path, name, node)
+        if jtu.all_leaves((child,)):
+            found.append(where)
+        else:
+            _below(child, where, found)
+
+
+def _found(tree: PyTree) -> tuple[str, ...]:
+    if jtu.all_leaves((tree,)):
+        return ("",)
+    found: list[str] = []
+    _below(tree, None, found)
+    return tuple(found)
 
 
 def paths_of_structure(treedef: Any, tree: PyTree) -> tuple[str, ...]:
     """The paths of `tree`, whose structure is `treedef`: found once for each structure."""
-    return remembered("paths", treedef, lambda: tuple(_below(tree, None)))
+    return remembered("paths", treedef, lambda: _found(tree))
 
 
 def flatten_with_paths(tree: PyTree) -> tuple[list[tuple[str, Any]], Any]:
