@@ -120,6 +120,11 @@ def by_keystr(path, _):
     return "bias" if jax.tree_util.keystr(path).endswith(".bias") else "rest"
 
 
+def by_name(path, _):
+    """As the keys of parameters are mostly looked at."""
+    return "bias" if path[-1].name == "bias" and path[0].name != "head" else "rest"
+
+
 def by_length(path, _):
     return "bias" if len(path) == 3 and path[2].name == "bias" else "rest"
 
@@ -173,6 +178,7 @@ OPTIMIZERS = {
     "masked twice": optax.masked(optax.masked(optax.adam(0.1), select("**")), ~select("head/**")),
     "partition by rank": grouped(by_rank),
     "partition by text": grouped(by_path_and_name(by_keystr)),
+    "partition by name": grouped(by_path_and_name(by_name)),
     "partition by length of path": grouped(by_path_and_name(by_length)),
     "partition by looking": grouped(by_looking),
     "schedule free": optax.contrib.schedule_free_adamw(0.1),
@@ -232,10 +238,12 @@ def test_what_is_flattened_is_not_kept_because_its_size_is():
     new = {"a": old["a"], "b": array(3, start=9)}
     for inner in (optax.adam(0.1), optax.masked(optax.adam(0.1), True)):
         assert_migrated(optax.flatten(inner), old, new, {}, begins=["mu", "nu"])
-    # Where nothing has an axis that could grow, nor a shape that may: whatever has axes is all's.
+    # Where nothing has an axis that could grow, nor a shape that may: what has floats is all's.
     old = {"a": array(start=1), "b": array(start=5)}
     new = {"a": old["a"], "b": array(start=9)}
-    assert_migrated(optax.flatten(optax.adam(0.1)), old, new, {}, begins=["mu", "nu"])
+    words = optax.GradientTransformation(lambda _: jnp.zeros(2, jnp.uint32), lambda *args: args)
+    both = optax.chain(words, optax.flatten(optax.adam(0.1)))
+    assert_migrated(both, old, new, {}, begins=["mu", "nu"])
     old = {"a": array(1, start=1), "b": array(1, start=5)}
     new = {"a": old["a"], "b": array(1, start=9)}
 
@@ -639,13 +647,23 @@ def test_the_state_of_another_optimizer_or_model_is_refused():
         match=r"another optimizer or of another model: it has '0/trace/a' of shape \[2\], "
         r"'0/trace/b' of shape \[2\], '0/trace/c' of shape \[2\] and 3 more that .* and lacks "
         r"'0/count' of shape \[\], '0/mu/a' of shape \[2\], '0/mu/b' of shape \[2\] and 10 more\. "
-        r"Give what it was made with: `old_model`, and `old_optimizer`",
+        r"Give what it was made with: `old_model`, and `old_optimizer` and `old_trainable` where "
+        r"those of the new model are others\.$",
     ):
         migrate(of_trace, old, old, adam)
     with pytest.raises(
         TreeError, match=r"it has nothing that .* lacks '0/trace/g' of shape \[2\]\."
     ):
         migrate(of_trace, {**old, "g": A}, old, trace)
+    # The first three, and how many more.
+    one, of_nothing = {"a": A}, ()
+    message = (
+        r"lacks '0/count' of shape \[\], '0/mu/a' of shape \[2\], '0/nu/a' of shape \[2\]\. Give"
+    )
+    with pytest.raises(TreeError, match=message):
+        migrate(of_nothing, one, one, adam)
+    with pytest.raises(TreeError, match=r"'0/nu/a' of shape \[2\] and 1 more\. Give"):
+        migrate(of_nothing, one, one, optax.chain(optax.scale_by_adam(), optax.trace(0.9)))
     wider = {**old, "c": array(3)}
     message = r"has '0/trace/c' of shape \[2\] that .* lacks '0/trace/c' of shape \[3\]\."
     with pytest.raises(TreeError, match=message):
