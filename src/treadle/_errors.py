@@ -66,3 +66,7 @@ class LawError(TreadleError, AssertionError):
     def __init__(self, message: str, diff: Any = None):
         super().__init__(message)
         self.diff = diff
+
+    def __str__(self) -> str:
+        # Drawn when it is read: one example is broken hundreds of times while it is made smaller.
+        return f"{self.args[0]}\n\n{self.diff}" if self.diff else str(self.args[0])

@@ -48,8 +48,7 @@ class Law(NamedTuple):
 
     def broken(self, told: str, found: Diff | None = None) -> LawError:
         """The error that says so."""
-        table = "" if found is None else f"\n\n{found}"
-        return LawError(f"`{self.check}` does not hold: {told}.{table}", found)
+        return LawError(f"`{self.check}` does not hold: {told}.", found)
 
     def call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
         """`function(*args)`, which leaves its arguments as they were.
@@ -89,6 +88,16 @@ def on_device(tree: PyTree) -> PyTree:
     """NumPy arrays as JAX's, as which they arrive inside of a transformation."""
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf) if isinstance(leaf, (np.ndarray, np.generic)) else leaf, tree
+    )
+
+
+def without_scalars(tree: PyTree) -> PyTree:
+    """The same tree with NumPy's scalars as arrays: arithmetic on an array without axes gives one.
+
+    To JAX they are the same.
+    """
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf) if isinstance(leaf, np.generic) else leaf, tree
     )
 
 

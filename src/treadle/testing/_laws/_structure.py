@@ -8,13 +8,14 @@ from jaxtyping import PyTree
 from ...tree._diff import diff
 from ...tree._difference import Diff, Difference
 from ...tree._paths import paths
-from ._law import Law
+from ._law import Law, without_scalars
 
 _NUMBERS = (bool, int, float, complex)
 
 
 def structural_difference(one: PyTree, two: PyTree) -> Diff:
     """What differs beside numbers, and where they lie."""
+    one, two = without_scalars(one), without_scalars(two)
     leaves = dict(zip(paths(two), jax.tree.leaves(two), strict=True))
 
     def counts(difference: Difference) -> bool:
