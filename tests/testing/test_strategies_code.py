@@ -32,30 +32,43 @@ ARRAYS = {
     "keys": keys(shape=st.sampled_from([(), (0,), (2,)])),
 }
 TREES = {
-    "NumPy arrays": (arrays(special=True, allow_weak=True, kind="any"), 200),
-    "modules": (modules(special=True), 200),
-    "stateful": (modules(stateful=True), 30),
-    "pytrees": (pytrees(special=True), 200),
-    "batches": (batches_like({"x": np.zeros((2, 3), np.float32), "y": jnp.arange(2)}), 20),
-    "states": (train_states(), 30),
+    "NumPy arrays": (arrays(special=True, allow_weak=True, kind="any"), 80),
+    "modules": (modules(special=True), 120),
+    "stateful": (modules(stateful=True), 20),
+    "pytrees": (pytrees(special=True), 120),
+    "batches": (batches_like({"x": np.zeros((2, 3), np.float32), "y": jnp.arange(2)}), 10),
+    "states": (train_states(), 16),
 }
 
 
 @pytest.mark.parametrize("name", ARRAYS)
 def test_pasted_arrays_have_every_bit(name):
-    for array in drawn(ARRAYS[name], 100):
+    for array in drawn(ARRAYS[name], 60):
         assert_identical(paste(code(array)), array)
 
 
+@pytest.fixture
+def layers_of_zeros(monkeypatch):
+    """What layers begin with is replaced in pasted code; drawing it would compile a program."""
+
+    def zeros(key, shape=(), dtype=np.float32, **bounds):
+        return jax.device_put(np.zeros(shape, dtype))
+
+    monkeypatch.setattr(jax.random, "uniform", zeros)
+    monkeypatch.setattr(jax.random, "normal", zeros)
+
+
+@pytest.mark.usefixtures("layers_of_zeros")
 @pytest.mark.parametrize("name", TREES)
 def test_pasted_trees_have_every_bit(name):
     for tree in drawn(*TREES[name]):
         assert_identical(paste(code(tree), jnp=Uncompiled()), tree)
 
 
+@pytest.mark.usefixtures("layers_of_zeros")
 def test_pasted_trees_have_64_bits():
     with enable_x64(True):
-        for tree in drawn(pytrees(dtype=["float64", "int64", "complex128"], special=True), 50):
+        for tree in drawn(pytrees(dtype=["float64", "int64", "complex128"], special=True), 25):
             assert_identical(paste(code(tree), jnp=Uncompiled()), tree)
 
 
@@ -136,7 +149,7 @@ def test_what_fails_shrinks_and_prints(name):
 
 def test_an_array_at_two_places_prints_once():
     def fails(module):
-        return isinstance(module, pool.Tied) and module.encoder.ndim == 2
+        return has(pool.Tied)(module)
 
     printed, value = shrunk(modules(), fails)
     assert printed.count("jnp.") == 1

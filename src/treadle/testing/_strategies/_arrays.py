@@ -14,9 +14,7 @@ from ._dtypes import dtypes_of, require_enabled
 from ._limits import Limits, limits_of
 from ._printed import remember
 from ._shapes import shapes_of
-from ._values import Slot, draw_values
-
-_CHANGES = 3
+from ._values import FEW_CHANGES, MANY_CHANGES, Changes, Slot, draw_values
 
 
 class ArrayPlan(NamedTuple):
@@ -28,7 +26,7 @@ class ArrayPlan(NamedTuple):
         limits: Of the values.
         kinds: `"jax"`, `"numpy"`, or both.
         weak: Whether it may be weakly typed.
-        changes: How many elements at most are set to numbers of note.
+        changes: How many elements are set to numbers of note; see `FEW_CHANGES`.
     """
 
     dtypes: st.SearchStrategy[np.dtype[Any]]
@@ -36,7 +34,7 @@ class ArrayPlan(NamedTuple):
     limits: Limits
     kinds: tuple[str, ...] = ("jax",)
     weak: bool = False
-    changes: int = 0
+    changes: Changes = None
 
 
 # Weak types come from Python numbers, which have these.
@@ -68,8 +66,8 @@ def arrays(
     dtype: Door[Any] = None,
     shape: Door[Any] = None,
     *,
-    min_value: float | None = None,
-    max_value: float | None = None,
+    min_value: Door[float | None] = None,
+    max_value: Door[float | None] = None,
     special: bool = False,
     allow_nan: bool | None = None,
     allow_infinity: bool | None = None,
@@ -123,5 +121,7 @@ def arrays(
         max_value,
     )
     kinds = ("jax", "numpy") if kind == "any" else (kind,)
-    plan = ArrayPlan(dtypes_of(dtype), shapes_of(shape), limits, kinds, allow_weak, _CHANGES)
-    return _arrays(plan)
+    changes = MANY_CHANGES if limits.is_special else FEW_CHANGES
+    return _arrays(
+        ArrayPlan(dtypes_of(dtype), shapes_of(shape), limits, kinds, allow_weak, changes)
+    )

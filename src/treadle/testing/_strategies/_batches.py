@@ -15,10 +15,10 @@ from ..._errors import ArgumentTypeError, ArgumentValueError, BatchError
 from ...tree._paths import flatten_with_paths
 from ._draw import Draw
 from ._dtypes import is_number
-from ._key_words import key_of, make_of
+from ._key_words import SEEDS, key_of, make_of
 from ._limits import Limits
 from ._printed import remember
-from ._values import SEEDS, Slot, draw_values
+from ._values import Slot, draw_values
 
 _LABELS = (0, 1)
 """What integers are where nothing is known: labels, however few classes there are."""
@@ -61,7 +61,7 @@ def _seen(leaf: Any) -> tuple[int, int]:
     return _LABELS
 
 
-def _limits(path: str, leaf: Any, floats: tuple[float, float], integers: Any) -> Limits:
+def _limits(path: str, leaf: Any, floats: tuple[Any, Any], integers: Any) -> Limits:
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
         return Limits(low=floats[0], high=floats[1])
     if not jnp.issubdtype(leaf.dtype, jnp.integer):
@@ -94,7 +94,7 @@ def _batches(
     keys = [at for at, leaf in enumerate(leaves) if _is_key_dtype(leaf.dtype)]
     others = [at for at in range(len(leaves)) if at not in keys]
     slots = [Slot(shapes[at], np.dtype(leaves[at].dtype), limits[at]) for at in others]
-    values: list[Any] = draw_values(draw, slots, most=0)
+    values: list[Any] = draw_values(draw, slots)
     if kind == "jax":
         values = jax.device_put(values)
     found = dict(zip(others, values, strict=True))

@@ -49,12 +49,12 @@ _OFTEN = {
     "bfloat16": 4,
     "float16": 3,
     "float64": 4,
-    "bool": 4,
+    "bool": 5,
     "int32": 4,
     "int8": 2,
     "int64": 2,
     "uint8": 3,
-    "complex64": 3,
+    "complex64": 5,
 }
 """How often a dtype is drawn of all that there are; the others once."""
 

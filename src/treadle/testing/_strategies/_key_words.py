@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import hypothesis.strategies as st
 import jax
 import numpy as np
 
@@ -10,6 +11,8 @@ _WORDS = {"threefry2x32": 2, "rbg": 4, "unsafe_rbg": 4}
 """The implementations that JAX brings, and how many words a key of each has."""
 
 IMPLEMENTATIONS = tuple(_WORDS)
+
+SEEDS = st.integers(0, 2**32 - 1)
 
 
 def words_of(seed: int, shape: tuple[int, ...], width: int) -> np.ndarray:

@@ -9,10 +9,9 @@ from jaxtyping import Array, Key
 from ..._checks import one_of
 from ..._custom_types import Door
 from ._draw import Draw
-from ._key_words import IMPLEMENTATIONS, key_of
+from ._key_words import IMPLEMENTATIONS, SEEDS, key_of
 from ._printed import remember
 from ._shapes import as_shape
-from ._values import SEEDS
 
 
 def draw_key(draw: Draw, shape: tuple[int, ...] = ()) -> jax.Array:

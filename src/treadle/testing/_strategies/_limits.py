@@ -3,7 +3,10 @@
 import math
 from typing import Any, NamedTuple
 
-from ..._errors import ArgumentValueError
+import numpy as np
+
+from ..._custom_types import Door
+from ..._errors import ArgumentTypeError, ArgumentValueError
 
 
 class Limits(NamedTuple):
@@ -16,6 +19,11 @@ class Limits(NamedTuple):
     low: Any = None
     high: Any = None
 
+    @property
+    def is_special(self) -> bool:
+        """Whether any unusual value is allowed."""
+        return self.nan or self.infinity or self.subnormal or self.negative_zero
+
 
 def limits_of(
     special: bool,
@@ -23,15 +31,18 @@ def limits_of(
     allow_infinity: bool | None = None,
     allow_subnormal: bool | None = None,
     allow_negative_zero: bool | None = None,
-    min_value: float | None = None,
-    max_value: float | None = None,
+    min_value: Door[float | None] = None,
+    max_value: Door[float | None] = None,
 ) -> Limits:
     """Limits from the arguments of `arrays`: what is `None` is as `special`.
 
     Raises:
+        ArgumentTypeError: A bound is no number.
         ArgumentValueError: A bound is not finite, or they are in the wrong order.
     """
     for name, bound in (("min_value", min_value), ("max_value", max_value)):
+        if not isinstance(bound, int | float | np.number | None):
+            raise ArgumentTypeError(f"`{name}` (={bound!r}) must be a number, or None.")
         if bound is not None and not math.isfinite(bound):
             raise ArgumentValueError(f"`{name}` (={bound}) must be finite, or None for no bound.")
     if min_value is not None and max_value is not None and min_value > max_value:

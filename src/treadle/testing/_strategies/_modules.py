@@ -19,6 +19,7 @@ from ._nodes import Place, Plan, as_module, draw_stateful, nodes
 from ._printed import remember
 from ._shapes import FEW
 from ._sharing import draw_shared
+from ._values import FEW_CHANGES
 
 # What layers are made of: mostly the formats that models are trained in.
 _TRAINED = ["float32", "float32", "float32", "bfloat16", "float16", "float"]
@@ -28,7 +29,7 @@ def plan_of(dtype: Any, floats_only: bool, special: bool, stateful: bool, **opti
     """The plan that the arguments of `modules` and `pytrees` stand for."""
     limits = limits_of(special)
     anywhere = dtype if dtype is not None else "float" if floats_only else None
-    changes = 2 if special else 0
+    changes = FEW_CHANGES if special else None
     arrays = ArrayPlan(dtypes_of(anywhere), FEW, limits, changes=changes)
     floats = arrays._replace(dtypes=dtypes_of(_TRAINED if dtype is None else dtype))
     return Plan(arrays, floats, floats_only=floats_only, stateful=stateful, **options)

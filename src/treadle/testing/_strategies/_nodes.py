@@ -52,10 +52,14 @@ class Place(NamedTuple):
         return draw_array(draw, self.plan.arrays)
 
     def children(self, draw: Draw, count: int, taken: int = 0) -> list[Any]:
-        """So many nodes, which share the room that is left."""
-        room = (self.leaves - taken) // max(1, count)
-        below = nodes(self.plan, self.depth - 1, room)
-        return [draw(below) for _ in range(count)]
+        """So many nodes, each with the room that those before it left."""
+        room = self.leaves - taken
+        found = []
+        for waiting in reversed(range(count)):
+            # One leaf at least for each of those that wait.
+            found.append(draw(nodes(self.plan, self.depth - 1, max(0, room - waiting))))
+            room -= len(jax.tree.leaves(found[-1]))
+        return found
 
 
 _COUNT = st.integers(0, 3)
@@ -253,32 +257,32 @@ class _Kind(NamedTuple):
 
 # The simplest first: what fails shrinks towards them.
 _CONTAINERS = (
-    _Kind(_array, 10, leaves=1),
     _Kind(_none, 4),
-    _Kind(_key, 3, leaves=1, mixed=True, own=True),
-    _Kind(_number, 3, leaves=1, mixed=True, own=True),
-    _Kind(_function, 3, leaves=1, mixed=True, own=True),
-    _Kind(_numpy, 3, leaves=1, mixed=True, own=True),
-    _Kind(_word, 2, leaves=1, mixed=True, own=True),
+    _Kind(_array, 12, leaves=1),
+    _Kind(_key, 4, leaves=1, mixed=True, own=True),
+    _Kind(_number, 4, leaves=1, mixed=True, own=True),
+    _Kind(_function, 5, leaves=1, mixed=True, own=True),
+    _Kind(_numpy, 5, leaves=1, mixed=True, own=True),
+    _Kind(_word, 5, leaves=1, mixed=True, own=True),
     _Kind(_list, 6, depth=1),
     _Kind(_tuple, 6, depth=1),
     _Kind(_dict, 6, depth=1),
     _Kind(_point, 5, depth=1),
-    _Kind(_ordered_dict, 5, depth=1),
-    _Kind(_record, 5, depth=1),
-    _Kind(_partial, 4, depth=1),
+    _Kind(_ordered_dict, 7, depth=1),
+    _Kind(_record, 6, depth=1),
+    _Kind(_partial, 7, depth=1),
 )
 _MODULES = (
     _Kind(_empty, 2),
     _Kind(_scale, 4, leaves=1),
     _Kind(_affine, 7, leaves=1),
-    _Kind(_labelled, 7, leaves=1),
+    _Kind(_labelled, 9, leaves=1),
     _Kind(_tied, 5, leaves=2),
     _Kind(_layer, 20, own=True),
     _Kind(_frozen, 5, leaves=1, mixed=True, own=True),
     _Kind(_noise, 5, leaves=3, mixed=True, own=True),
     _Kind(_memory, 4, leaves=1, own=True, stateful=True),
-    _Kind(_shared, 3, leaves=4, mixed=True, own=True),
+    _Kind(_shared, 5, leaves=4, mixed=True, own=True),
     _Kind(_branches, 9, depth=1),
     _Kind(_chain, 9, depth=1),
     _Kind(_parts, 7, depth=1),

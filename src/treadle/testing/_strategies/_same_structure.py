@@ -11,10 +11,10 @@ from .. import pool
 from ._array_code import is_key
 from ._draw import Draw
 from ._dtypes import is_number
-from ._key_words import key_of, make_of
+from ._key_words import SEEDS, key_of, make_of
 from ._limits import Limits, limits_of
 from ._printed import remember
-from ._values import SEEDS, Slot, draw_values
+from ._values import FEW_CHANGES, MANY_CHANGES, Slot, draw_values
 
 
 def _is_array(leaf: Any) -> bool:
@@ -42,7 +42,7 @@ def _same_structure(draw: Draw, tree: PyTree, limits: Limits) -> PyTree:
     arrays = {id(leaf): leaf for leaf in leaves if _is_array(leaf)}
     plain = {name: leaf for name, leaf in arrays.items() if not is_key(leaf)}
     slots = [Slot(leaf.shape, np.dtype(leaf.dtype), limits) for leaf in plain.values()]
-    values = draw_values(draw, slots, most=2)
+    values = draw_values(draw, slots, MANY_CHANGES if limits.is_special else FEW_CHANGES)
     others: dict[int, Any] = {
         name: _placed(value, leaf)
         for (name, leaf), value in zip(plain.items(), values, strict=True)

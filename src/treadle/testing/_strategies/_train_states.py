@@ -18,10 +18,10 @@ from ..._state import NO_FAULT, TrainState
 from ..._step import TrainStep
 from .. import pool
 from ._draw import Draw
-from ._key_words import key_of, make_of, plain_key, words_of
+from ._key_words import SEEDS, key_of, make_of, plain_key, words_of
 from ._limits import Limits
 from ._printed import remember
-from ._values import SEEDS, Slot, draw_values
+from ._values import Slot, draw_values
 
 _PARAMETERS = Limits(low=-2.0, high=2.0)
 _MOMENTS = Limits(low=0.0, high=2.0)
@@ -152,7 +152,7 @@ def _draw_leaves(draw: Draw, template: TrainState, steps: int) -> list[Any]:
         if found is None:
             slots.append(_slot(path, leaf))
         leaves.append(found.astype(leaf.dtype) if isinstance(found, np.ndarray) else found)
-    values = iter(draw_values(draw, slots, most=0))
+    values = iter(draw_values(draw, slots))
     leaves = [next(values) if leaf is None else leaf for leaf in leaves]
     return jax.device_put(leaves)
 

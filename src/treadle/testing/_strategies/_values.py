@@ -7,7 +7,7 @@ longer than any test of it.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import hypothesis.strategies as st
 import jax.numpy as jnp
@@ -18,16 +18,14 @@ from ..._errors import ArgumentValueError
 from ._draw import Draw
 from ._limits import PLAIN, Limits
 
-ZEROS, ONES, COUNTING = 0, 1, 2
-"""The first seeds are patterns, so that what fails shrinks to them."""
-
-_NEAT = 256
-"""Seeds below it give few, neat numbers (quarters); those above, normal ones or any at all."""
+# What a seed below each bound gives, the simplest first, so that what fails shrinks to it: zeros,
+# ones, 0 and 1 and 2 and so on, neat numbers (quarters), and normal ones.
+_ZEROS, _ONES, _COUNTING, _NEAT, _NORMAL = 2_000, 4_000, 6_000, 20_000, 65_536
 
 _FULL_RANGE = 7
 """Of the seeds above, those with this remainder by 8 give any number that the dtype has."""
 
-SEEDS = st.integers(0, 2**32 - 1)
+_SEEDS = st.integers(0, _NORMAL - 1)
 
 
 class Slot(NamedTuple):
@@ -143,11 +141,12 @@ def _bounds(dtype: np.dtype[Any], limits: Limits) -> tuple[Any, Any]:
     return low, high
 
 
-def _rounded(dtype: np.dtype[Any], bound: float, towards: float) -> Any:
+def _rounded(dtype: np.dtype[Any], bound: Any, towards: float) -> Any:
     """The bound in the dtype, rounded to the inside."""
     with np.errstate(over="ignore"):
         value = dtype.type(bound)
-    outside = value < bound if towards > 0 else value > bound
+    # As Python floats: NumPy would round the bound first.
+    outside = float(value) < bound if towards > 0 else float(value) > bound
     return np.nextafter(value, dtype.type(towards)) if outside else value
 
 
@@ -211,11 +210,11 @@ def _filled(slot: Slot, seed: int, index: int) -> np.ndarray:
     """A flat array, before the changes."""
     dtype, limits = _part(slot.dtype), slot.limits
     size = slot.size * (slot.dtype.itemsize // dtype.itemsize)
-    if seed in (ZEROS, ONES):
-        wanted = np.full(size, float(seed))
+    if seed < _ONES:
+        wanted = np.full(size, float(seed >= _ZEROS))
         if slot.dtype.kind == "c":
             wanted[1::2] = 0
-    elif seed == COUNTING:
+    elif seed < _COUNTING:
         wanted = _counted(size, not _is_float(dtype), limits)
     else:
         wanted = _spread(dtype, size, np.random.default_rng([seed, index]), seed, limits)
@@ -244,9 +243,11 @@ def _specials(dtype: np.dtype[Any], limits: Limits) -> list[np.ndarray]:
         found.append(infinities[np.isinf(_wide(infinities))])
     if limits.subnormal:
         tiny = np.array([info.smallest_subnormal, -info.smallest_subnormal]).astype(dtype)
-        found.append(tiny[(_wide(tiny) != 0) & _within(_wide(tiny), limits)])
+        # Of the negative one a format without signs makes a NaN.
+        usable = np.isfinite(_wide(tiny)) & (_wide(tiny) != 0)
+        found.append(tiny[usable & _within(_wide(tiny), limits)])
     if limits.negative_zero and _within(np.zeros(()), limits):
-        zero = np.array([-0.0]).astype(dtype)
+        zero = np.array([-0.0, -0.0]).astype(dtype)
         found.append(zero[(_wide(zero) == 0) & np.signbit(_wide(zero))])
     return found
 
@@ -269,7 +270,8 @@ def notable(dtype: np.dtype[Any], limits: Limits) -> np.ndarray:
     wanted = np.append(wanted, float(info.smallest_normal))
     with np.errstate(over="ignore"):
         plain = _fitted(part, wanted, limits)
-    reals = np.concatenate([plain, *_specials(part, limits)])
+    # What was asked for comes as often as the rest.
+    reals = np.concatenate([plain, *(2 * _specials(part, limits))])
     if dtype.kind != "c":
         return reals
     pairs = np.zeros((2, len(reals), 2), part)
@@ -290,20 +292,27 @@ def fill(slots: Sequence[Slot], seed: int, changes: Sequence[Change] = ()) -> li
     return [array.reshape(slot.shape) for array, slot in zip(arrays, slots, strict=True)]
 
 
-def draw_changes(draw: Draw, slots: Sequence[Slot], most: int) -> list[Change]:
+Changes: TypeAlias = st.SearchStrategy[int] | None
+"""How many elements are set to numbers of note; `None` for none, which takes no choice."""
+
+FEW_CHANGES = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
+MANY_CHANGES = st.sampled_from([0, 1, 1, 2, 2, 3])
+
+
+def draw_changes(draw: Draw, slots: Sequence[Slot], changes: Changes) -> list[Change]:
     """A few elements to set."""
     size = sum(slot.size for slot in slots)
-    if not size or not most:
+    if not size or changes is None:
         return []
     last = max(len(notable(slot.dtype, slot.limits)) for slot in slots if slot.size) - 1
     return [
         Change(draw(st.integers(0, size - 1)), draw(st.integers(0, last)))
-        for _ in range(draw(st.integers(0, most)))
+        for _ in range(draw(changes))
     ]
 
 
-def draw_values(draw: Draw, slots: Sequence[Slot], most: int = 1) -> list[np.ndarray]:
-    """Arrays for all slots, at most so many of their elements set to numbers of note."""
+def draw_values(draw: Draw, slots: Sequence[Slot], changes: Changes = None) -> list[np.ndarray]:
+    """Arrays for all slots, some of their elements set to numbers of note."""
     if not slots:
         return []
-    return fill(slots, draw(SEEDS), draw_changes(draw, slots, most))
+    return fill(slots, draw(_SEEDS), draw_changes(draw, slots, changes))
