@@ -17,6 +17,8 @@ from tests.helpers import exactly
 from treadle._errors import ArgumentTypeError, ArgumentValueError
 from treadle._state import Parts, RawKey, TrainState
 from treadle.tree import Diff, Difference, diff, paths
+from treadle.tree._diff import _axes
+from treadle.tree._paths import NamedLeaves
 from treadle.tree._values import Deviation
 
 NAN = float("nan")
@@ -100,6 +102,13 @@ def test_the_same_trees_do_not_differ():
         assert str(found) == repr(found) == "no differences"
 
 
+def test_equal_leaves_need_not_be_identical():
+    one, two = ([float(text), text * 2, (text,)[0], int("9" * 30)] for text in ("1.5", "1.5"))
+    assert one[0] is not two[0]
+    assert one[3] is not two[3]
+    assert not diff(one, two)
+
+
 def test_what_is_identical_is_not_looked_at():
     class Never:
         def __eq__(self, other):
@@ -122,6 +131,7 @@ def test_what_is_identical_is_not_looked_at():
         (1, 1.0, "leaf", ("1", "1.0")),
         (0.0, -0.0, "leaf", ("0.0", "-0.0")),
         (max, min, "leaf", ("<max>", "<min>")),
+        (np.ma.zeros(2), np.zeros(2), "type", ("numpy.MaskedArray", "numpy.ndarray")),
         ("x" * 70, "x" * 69 + "y", "leaf", (repr("x" * 70), repr("x" * 69 + "y"))),
         (np.zeros(2), 1, "type", ("float64[2]", "1")),
         (1.0, np.float64(1), "type", ("1.0", "np.float64(1.0)")),
@@ -232,6 +242,8 @@ def test_shardings():
     both_ways(struct, placed, [("", "sharding", "None", split)])
     both_ways(placed, over, [("", "type", "jax.ShapeDtypeStruct", "jax.Array")])
     assert not diff(placed, jax.ShapeDtypeStruct((4,), "float32", sharding=over.sharding))
+    # Of what is not known how to tell it briefly all is told.
+    assert _axes(1.5) == "1.5"
 
 
 def test_keys():
@@ -422,6 +434,27 @@ def test_every_static_field_is_told_after_what_is_inside():
     )
 
 
+@dataclasses.dataclass
+class Growing:
+    """A node that may lack a field."""
+
+    x: Any
+    found: Any = dataclasses.field(init=False)
+
+
+jtu.register_pytree_node(
+    Growing,
+    lambda node: ((node.x,), vars(node).get("found")),
+    lambda found, children: Growing(*children),
+)
+
+
+def test_static_fields_that_were_never_set():
+    one, two = Growing(1), Growing(1)
+    one.found = 2
+    both_ways(one, two, [("found", "static", "2", "None")])
+
+
 def test_static_things_of_other_nodes():
     both_ways(
         collections.defaultdict(list, a=1),
@@ -452,6 +485,32 @@ def test_bound_methods_and_states_of_layers():
     model, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", mode="batch")
     again, other = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", mode="batch")
     assert not diff((model, state), (again, other))
+
+
+class Flat(NamedLeaves):
+    """A node that names its leaves itself, one of them as itself."""
+
+    def __init__(self, names, leaves):
+        self.names, self.leaves = names, leaves
+
+    def leaf_paths(self):
+        return self.names
+
+
+jtu.register_pytree_node(
+    Flat, lambda flat: (flat.leaves, flat.names), lambda names, leaves: Flat(names, leaves)
+)
+
+
+def test_nodes_that_name_their_own_leaves():
+    one, two = Flat(("", "x/y"), (1, 2)), Flat(("", "x/y"), (3, 4))
+    both_ways({"f": one}, {"f": two}, [("f", "leaf", "1", "3"), ("f/x/y", "leaf", "2", "4")])
+    both_ways(one, two, [("", "leaf", "1", "3"), ("x/y", "leaf", "2", "4")])
+    expected = [("f", "only in a", "1", ""), ("f/x/y", "only in a", "2", "")]
+    both_ways({"f": one}, {}, expected)
+    both_ways({"f": one, "g": 0}, {"g": 0}, expected)
+    ((path, kind, *texts),) = rows(one, Flat(("x/y", ""), (2, 1)))
+    assert (path, kind, texts) == ("", "order", [", x/y", "x/y, "])
 
 
 # -- states of training ---------------------------------------------------------------------------

@@ -238,6 +238,8 @@ NEAREST_LAYERS = "The nearest are 'layers/0/bias', 'layers/1/weight', 'layers/0/
         ({"": 1}, "x", "The nearest are ''."),
         (1, "x", "There is nothing inside of the tree (of type int)."),
         ([{"a": None}], "0/b", "The nearest are '0/a'."),
+        (dict.fromkeys(["wa", "wb", "wc", "wd"], 0), "wx", "The nearest are 'wd', 'wc', 'wb'."),
+        ({"beta": 1, "zzz": 2}, "bias", "The nearest are 'beta'."),
         (None, "x", "There is nothing inside of the tree (of type NoneType)."),
     ],
 )
@@ -287,6 +289,9 @@ def test_paths_inside_of_each_other_are_refused(chosen, outer, inner):
 def test_names_that_only_begin_alike_are_not_inside():
     tree = {"a": [1], "a-": [2], "ab": [3]}
     assert replace(tree, {"a": 1, "a-": 2, "ab/0": 3}) == {"a": 1, "a-": 2, "ab": [3]}
+    # Nor does one that stands between the two in the alphabet hide that they are.
+    with pytest.raises(TreeError, match=r"`values` has both 'a' and 'a/0', which lies inside"):
+        replace(tree, {"a": 1, "a-": 2, "a/0": 3})
 
 
 def test_values_of_the_wrong_type_are_refused():

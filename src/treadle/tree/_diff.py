@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from .._custom_types import Door
 from .._errors import ArgumentTypeError, ArgumentValueError
 from ._difference import Diff, Difference
-from ._match import told, told_apart
+from ._match import apart, told, told_apart
 from ._paths import Node, inside, opened, paths_of_structure
 from ._size import is_sized
 from ._values import deviation, same_static
@@ -76,13 +76,15 @@ def _kinds(a: Any, b: Any, one: Node, two: Node) -> tuple[str, str]:
 
 def _types(one: type, two: type) -> tuple[str, str]:
     """The names of two types; with their modules, or at last addresses, where they are the same."""
-    short, full, placed = zip(_names(one), _names(two), strict=True)
-    return next((pair for pair in (short, full) if pair[0] != pair[1]), placed)
+    return apart(one, two, lambda kind: kind.__name__, _full_name, _placed_name)
 
 
-def _names(kind: type) -> tuple[str, str, str]:
-    full = f"{kind.__module__}.{kind.__qualname__}"
-    return kind.__name__, full, f"{full} at {id(kind):#x}"
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _placed_name(kind: type) -> str:
+    return f"{_full_name(kind)} at {id(kind):#x}"
 
 
 def _only(kind: str, part: PyTree, path: str, options: _Options) -> Iterator[Difference]:
@@ -94,7 +96,7 @@ def _only(kind: str, part: PyTree, path: str, options: _Options) -> Iterator[Dif
         for name, leaf in zip(names, leaves, strict=True)
     ]
     if not leaves and options.arrays:  # A container without any, or `None`.
-        found = [(path, told(part) if part is None else type(part).__name__)]
+        found = [(path, "None" if part is None else type(part).__name__)]
     for name, text in found:
         in_a = kind == "only in a"
         yield Difference(name, kind, text if in_a else "", "" if in_a else text)
@@ -187,10 +189,7 @@ def _sharding(a: Any, b: Any, path: str) -> Iterator[Difference]:
 
 def _shardings(one: Any, two: Any, shape: tuple[int, ...]) -> tuple[str, str]:
     """Two shardings in the fewest words in which they differ."""
-    for words in (_axes, str):
-        if words(one) != words(two):
-            return words(one), words(two)
-    return _in_order(one, shape), _in_order(two, shape)
+    return apart(one, two, _axes, str, lambda sharding: _in_order(sharding, shape))
 
 
 def _axes(sharding: Any) -> str:
@@ -198,7 +197,8 @@ def _axes(sharding: Any) -> str:
         axes = ", ".join(f"{name}={size}" for name, size in sharding.mesh.shape.items())
         return f"{sharding.spec} over {axes}"
     if isinstance(sharding, jax.sharding.SingleDeviceSharding):
-        return ", ".join(map(str, sharding.device_set))
+        (device,) = sharding.device_set
+        return str(device)
     return str(sharding)
 
 

@@ -42,13 +42,19 @@ def _placed(value: Any) -> str:
     return f"{told(value)} at {id(value):#x}"
 
 
+def apart(a: Any, b: Any, *ways: Callable[[Any], str]) -> tuple[str, str]:
+    """Two things that differ, in the first way of telling them in which they do; else the last."""
+    texts = ("", "")
+    for words in ways:
+        texts = words(a), words(b)
+        if texts[0] != texts[1]:
+            break
+    return texts
+
+
 def told_apart(a: Any, b: Any) -> tuple[str, str]:
-    """Two things that differ, in the fewest words in which they do; at last by their addresses."""
-    for words in (told, _line, _typed):
-        one, two = words(a), words(b)
-        if one != two:
-            return one, two
-    return _placed(a), _placed(b)
+    """Two things that differ, in few words; what prints the same at last by its address."""
+    return apart(a, b, told, _line, _typed, _placed)
 
 
 def some(items: Iterable[str], count: int = _TOLD, separator: str = ", ") -> str:
@@ -136,7 +142,7 @@ def _structures(first: PyTree, second: PyTree, path: str | None, names: tuple[st
         for name, child in one.children.items():
             other = two.children[name]
             if jax.tree.structure(child) != jax.tree.structure(other):
-                return _structures(child, other, inside(path, name, first), names)
+                return _structures(child, other, inside(path, name), names)
     place = "" if path is None else f" at {path!r}"
     if one.kind is two.kind:
         return (

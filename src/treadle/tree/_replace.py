@@ -91,7 +91,7 @@ def _with_part(node: PyTree, at: str | None, path: str, value: Any, known: list[
         return value
     level = opened(node)
     for index, (name, child) in enumerate(level.children.items()):
-        here = inside(at, name, node)
+        here = inside(at, name)
         if path == here or path.startswith(f"{here}/"):
             found = path == here
             children = list(level.children.values())
@@ -107,7 +107,7 @@ def _hint(node: PyTree, at: str | None, path: str, known: list[str]) -> str:
         place = "the tree" if at is None else repr(at)
         return f"There is nothing inside of {place} (of type {type(node).__name__})."
     within = [other for other in known if at is None or other.startswith(f"{at}/")]
-    within = within or [inside(at, name, node) for name in children]
+    within = within or [inside(at, name) for name in children]
     if isinstance(node, NamedLeaves):
         below = [repr(other) for other in within if other.startswith(f"{path}/")]
         if below:
