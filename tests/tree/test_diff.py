@@ -671,12 +671,18 @@ def test_many_rows_are_cut_and_counted():
     found = diff(dict.fromkeys(map(str, range(40)), 0), dict.fromkeys(map(str, range(40)), 1))
     assert len(str(found).splitlines()) == 42
     assert "more" not in str(found)
-    many = diff([0] * 1042, [1] * 1042)
+    assert str(diff([0] * 41, [1] * 41)).splitlines()[-1] == "and 1 more"
+    many = diff([0] * 1042, ["word" * 10] * 1042)
     assert len(many) == 1042
     text = str(many).splitlines()
     assert len(text) == 43
     assert text[-2].startswith("39 ")
     assert text[-1] == "and 1,002 more"
+
+
+def test_a_table_has_no_colours_where_these_are_forced(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b" not in str(diff(1, 2))
 
 
 def test_a_path_of_several_differences_is_listed_once():
@@ -708,3 +714,18 @@ def test_long_paths_and_values_are_folded_not_cut():
     assert all(len(line) <= 80 for line in table)
     assert "".join(table).count("p") == 60 + 1
     assert "".join(table).count("v") == 200
+
+
+def test_what_is_short_is_not_broken():
+    path, value = "p" * 40, "v" * 12
+    a = {path: np.zeros(300), "q": value, "r": 1, "only": 0}
+    b = {path: np.full(300, NAN), "q": "", "r": 2}
+    table = at_width(86, diff(a, b))
+    assert table[0].split() == ["path", "differs", "a", "b", "by"]
+    assert any(line.startswith(f"{path}   value ") for line in table)
+    assert any(line.startswith("only ") and "   only in a   0" in line for line in table)
+    assert any(f"   {value!r}   ''" in line for line in table)
+    longer = at_width(86, diff({f"{path}p": a[path], "q": value}, {f"{path}p": b[path], "q": ""}))
+    assert not any(f"{path}p" in line for line in longer)
+    much = at_width(86, diff({path: a[path], "q": f"{value}vvv"}, {path: b[path], "q": ""}))
+    assert not any(f"{value}vvv" in line for line in much)

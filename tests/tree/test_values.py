@@ -481,6 +481,8 @@ def test_keys_are_compared_whole():
     assert deviation(a, a) is None
     assert deviation(a, b) == Deviation(2, 3, (1,), "[0 2]", "[1 2]")
     assert deviation(a[0], b[2]) == Deviation(1, 1, (), "[0 1]", "[6 3]")
+    longer = jax.random.wrap_key_data(np.array([7, 12345], np.uint32))
+    assert deviation(a[0], longer).b == "[7 12345]"
 
 
 # -- where arrays lie -----------------------------------------------------------------------------
@@ -535,6 +537,10 @@ ONE = Deviation(1, 1, (), "1", "2")
         ),
         (Deviation(1000, 2000, (0, 3), "", ""), "1,000 of 2,000, first [0,3]"),
         (Deviation(1, 2, (1,), "", ""), "1 of 2, first [1]"),
+        (
+            Deviation(1, 2, (1,), "", "", 0.0, 0.0, 0, ((1,),), 1),
+            "1 of 2, first [1]; NaN at [1]",
+        ),
         (
             Deviation(2, 9, (1, 0), "", "", 0.0, 0.0, 0, ((1, 0), (2, 0)), 2),
             "2 of 9, first [1,0]; NaN at [1,0] [2,0]",

@@ -68,7 +68,7 @@ class Diff:
 
         file = io.StringIO()
         Console(file=file, width=_WIDTH, color_system=None).print(self)
-        return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())
+        return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
     __repr__ = __str__
 
@@ -96,7 +96,7 @@ def _table(diff: Diff) -> Any:
         width = max(len(getattr(difference, name)) for difference in told)
         table.add_column(name, overflow="fold", no_wrap=width <= _WIDTH_OF_VALUES)
     if has_deviations:
-        table.add_column("by", overflow="fold")
+        table.add_column("by")
     for difference in told:
         cells = [difference.path or ".", difference.kind, difference.a, difference.b]
         if has_deviations:

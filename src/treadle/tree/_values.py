@@ -105,21 +105,21 @@ def same_static(a: Any, b: Any) -> bool:
     return bool(np.all(a == b))  # Of one whose `==` is by element, all must be equal.
 
 
-def _is_wide(dtype: np.dtype) -> bool:
+def _is_long(dtype: np.dtype) -> bool:
     """Whether it is one of NumPy's long floats, which have bytes that say nothing."""
-    return dtype.kind in "fc" and dtype.itemsize > (16 if dtype.kind == "c" else 8)
+    return dtype.type in (np.longdouble, np.clongdouble)
 
 
 def _is_numeric(dtype: np.dtype) -> bool:
     """Whether JAX computes with it: not so with bools, strings, times and objects."""
-    return jnp.issubdtype(dtype, np.number) and dtype.kind != "m" and not _is_wide(dtype)
+    return jnp.issubdtype(dtype, np.number) and dtype.kind != "m" and not _is_long(dtype)
 
 
 def _bits(array: np.ndarray) -> np.ndarray:
     """Unsigned integers with the bits of each element, on a last axis for complex numbers."""
     width = array.dtype.itemsize
     parts = 2 if array.dtype.kind == "c" else 1
-    words = np.ascontiguousarray(array).reshape(-1).view(f"u{width // parts}")
+    words = np.ascontiguousarray(array).ravel().view(f"u{width // parts}")
     return words.reshape(*array.shape, parts)
 
 
@@ -132,10 +132,10 @@ def _unequal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Where elements that are no numbers differ."""
     if a.dtype.itemsize == 0:  # As the gradient of an integer is (`jax.dtypes.float0`).
         return np.zeros(a.shape, bool)
-    if a.dtype.hasobject or _is_wide(a.dtype):
+    if a.dtype.hasobject or _is_long(a.dtype):
         unequal = [not same_static(x, y) for x, y in zip(a.flat, b.flat, strict=True)]
         return np.asarray(unequal, bool).reshape(a.shape)
-    one, two = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (a, b))
+    one, two = (np.ascontiguousarray(array).ravel().view(np.uint8) for array in (a, b))
     return _any((one != two).reshape(*a.shape, a.dtype.itemsize))
 
 
