@@ -206,6 +206,14 @@ def test_whole_layers_several_targets_and_functions():
     assert_same(gradient(jnp.ones((2, 3))), 2 * jnp.ones((2, 3)))
 
 
+def test_what_is_not_an_obstacle():
+    # A path that begins with another's letters, and a weak type.
+    values = {"a": jnp.ones(2), "ab": jnp.zeros(2), "c": jnp.asarray(1.0), "d": jnp.ones(())}
+    assert values["c"].weak_type
+    assert_same(tie(values, {"ab": "a"}).model["ab"], values["a"])
+    assert_same(tie(values, {"c": "d"}).model["c"], values["d"])
+
+
 def first(tied):
     return tied.shared.pytree["b/c"]
 
@@ -280,6 +288,8 @@ def test_a_summary_tells_what_is_tied_to_what():
     assert rows["student/head"].type == "Linear"
     assert rows["student/head"].count == 0
     assert told.count == count(tied)
+    layers = summary(tie(language(), {"layers/0": "layers/1"})).rows[0]
+    assert (layers.path, layers.arrays) == ("", ("layers/0 = layers/1",))
     outputs = {row.path: row.output for row in summary(tied["student"], jnp.asarray(1)).rows}
     assert outputs["embedding"] == ("f32[3]",)
     assert outputs["head"] == ("f32[5]",)
