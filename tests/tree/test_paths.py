@@ -316,7 +316,8 @@ def test_a_node_opened_by_one_level():
     node = opened(flat)
     assert node.kind is Flat
     assert node.children == {"x/y": 1, "x/y~2": 2}
-    assert node.data == node.treedef == jax.tree.structure(flat)
+    assert node.data == ("x/y", "x/y")
+    assert node.treedef == jax.tree.structure(flat)
 
 
 # -- what is found once for each structure --------------------------------------------------------
@@ -328,9 +329,9 @@ class Counting:
     def __init__(self):
         self.count = 0
 
-    def __call__(self):
+    def __call__(self, tree):
         self.count += 1
-        return self.count
+        return self.count, tree
 
 
 @pytest.fixture
@@ -342,28 +343,32 @@ def _forgotten():
 
 @pytest.mark.usefixtures("_forgotten")
 def test_an_answer_is_remembered_for_each_question_and_structure():
-    find = Counting()
+    find, other = Counting(), Counting()
     one, two = jax.tree.structure([1, 2]), jax.tree.structure((1, 2))
-    assert memory.remembered("q", one, find) == 1
-    assert memory.remembered("q", jax.tree.structure([3, 4]), find) == 1
-    assert memory.remembered("q", two, find) == 2
-    assert memory.remembered("other", one, find) == 3
-    assert memory.remembered("q", one, find) == 1
-    assert memory.remembered("other", one, find) == 3
-    assert find.count == 3
+    assert memory.remembered(find, one, "a") == (1, "a")
+    assert memory.remembered(find, jax.tree.structure([3, 4]), "b") == (1, "a")
+    assert memory.remembered(find, two, "c") == (2, "c")
+    assert memory.remembered(other, one, "d") == (1, "d")
+    assert memory.remembered(find, one, "e") == (1, "a")
+    assert memory.remembered(other, one, "f") == (1, "d")
+    assert (find.count, other.count) == (2, 1)
 
 
 @pytest.mark.usefixtures("_forgotten")
 def test_the_oldest_answers_are_forgotten_first_and_asking_keeps_one():
     find = Counting()
-    for question in range(memory._KEPT):
-        assert memory.remembered(question, None, find) == question + 1
-    assert memory.remembered(0, None, find) == 1
-    assert memory.remembered("more", None, find) == memory._KEPT + 1
+
+    def number(treedef):
+        return memory.remembered(find, treedef, None)[0]
+
+    for treedef in range(memory._KEPT):
+        assert number(treedef) == treedef + 1
+    assert number(0) == 1
+    assert number("more") == memory._KEPT + 1
     assert len(memory._answers) == memory._KEPT == 32
-    assert memory.remembered(0, None, find) == 1
-    assert memory.remembered(2, None, find) == 3
-    assert memory.remembered(1, None, find) == memory._KEPT + 2
+    assert number(0) == 1
+    assert number(2) == 3
+    assert number(1) == memory._KEPT + 2
 
 
 class Unhashable:
@@ -373,7 +378,7 @@ class Unhashable:
 @pytest.mark.usefixtures("_forgotten")
 def test_what_cannot_be_hashed_or_compared_is_asked_anew():
     find = Counting()
-    assert [memory.remembered(["q"], 0, find) for _ in range(2)] == [1, 2]
+    assert [memory.remembered(find, ["list"], tree) for tree in "ab"] == [(1, "a"), (2, "b")]
     assert not memory._answers
     for static in (["a"], np.zeros(2), np.ones(2), np.zeros(3), ["b"], Unhashable(), {"c": 1}):
         assert paths(Point(1, 2, static)) == ["x", "y"]
@@ -381,21 +386,24 @@ def test_what_cannot_be_hashed_or_compared_is_asked_anew():
 
 @pytest.mark.usefixtures("_forgotten")
 def test_errors_are_those_of_who_answers():
-    def find():
-        raise ValueError("no answer")
+    def find(tree):
+        raise ValueError(f"no answer for {tree}")
 
-    with pytest.raises(ValueError, match=exactly("no answer")):
-        memory.remembered("q", 0, find)
+    with pytest.raises(ValueError, match=exactly("no answer for 1")):
+        memory.remembered(find, 0, 1)
     assert not memory._answers
 
 
 @pytest.mark.usefixtures("_forgotten")
 def test_finding_an_answer_may_ask_for_another():
-    def find():
-        return memory.remembered("inner", 0, lambda: "found"), "outer"
+    def inner(tree):
+        return tree + 1
 
-    assert memory.remembered("outer", 0, find) == ("found", "outer")
-    assert set(memory._answers) == {("inner", 0), ("outer", 0)}
+    def outer(tree):
+        return memory.remembered(inner, 0, tree), "outer"
+
+    assert memory.remembered(outer, 0, 1) == (2, "outer")
+    assert set(memory._answers) == {(inner, 0), (outer, 0)}
 
 
 class Asking:

@@ -4,7 +4,7 @@ import abc
 import decimal
 import math
 import numbers
-from collections.abc import Iterable
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -53,8 +53,8 @@ def _plain_fraction(key: Any) -> Any:
     whole = math.floor(key)
     if whole == key:
         return whole
-    # No float from there on has digits behind the point, and the largest overflow.
-    return float(key) if abs(whole) < 2**53 and float(key) == key else key
+    is_float = abs(whole) < sys.float_info.max and float(key) == key
+    return float(key) if is_float else key
 
 
 def _segment(entry: Any) -> str:
@@ -101,19 +101,25 @@ class Node(NamedTuple):
     treedef: Any
 
 
+def _children(node: PyTree) -> tuple[dict[str, Any], Any]:
+    """What is right below a container, by name, and the structure that holds it."""
+    if isinstance(node, NamedLeaves):
+        children, treedef = jax.tree.flatten(node)
+        names = list(node.leaf_paths())
+    else:
+        entries, treedef = jtu.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
+        names = [_segment(key) for (key,), _ in entries]
+        children = [child for _, child in entries]
+    return dict(zip(_numbered(names), children, strict=True)), treedef
+
+
 def opened(node: PyTree) -> Node:
     """A node by one level; the leaves of one that names its leaves."""
-    if isinstance(node, NamedLeaves):
-        leaves, treedef = jax.tree.flatten(node)
-        children = dict(zip(_numbered(list(node.leaf_paths())), leaves, strict=True))
-        return Node(type(node), treedef, children, treedef)
-    entries, treedef = jtu.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
-    held = treedef.node_data()
-    if held is None:
-        return Node(None, None, {}, treedef)
-    names = _numbered([_segment(key) for (key,), _ in entries])
-    children = dict(zip(names, (child for _, child in entries), strict=True))
-    return Node(held[0], held[1], children, treedef)
+    if jtu.all_leaves((node,)):
+        return Node(None, None, {}, jax.tree.structure(node))
+    children, treedef = _children(node)
+    kind, data = treedef.node_data()
+    return Node(kind, data, children, treedef)
 
 
 def inside(path: str | None, name: str, node: PyTree = None) -> str:
@@ -129,17 +135,8 @@ def inside(path: str | None, name: str, node: PyTree = None) -> str:
     return name if path is None else f"{path}/{name}"
 
 
-def _named_children(node: PyTree) -> Iterable[tuple[str, Any]]:
-    """What is right below a node, by name, without what else `opened` finds out."""
-    if isinstance(node, NamedLeaves):
-        return opened(node).children.items()
-    entries, _ = jtu.tree_flatten_with_path(node, is_leaf=lambda child: child is not node)
-    names = _numbered([_segment(key) for (key,), _ in entries])
-    return zip(names, (child for _, child in entries), strict=True)
-
-
 def _below(node: PyTree, path: str | None, found: list[str]) -> None:
-    for name, child in _named_children(node):
+    for name, child in _children(node)[0].items():
         where = inside(path, name, node)
         if jtu.all_leaves((child,)):
             found.append(where)
@@ -157,7 +154,7 @@ def _found(tree: PyTree) -> tuple[str, ...]:
 
 def paths_of_structure(treedef: Any, tree: PyTree) -> tuple[str, ...]:
     """The paths of `tree`, whose structure is `treedef`: found once for each structure."""
-    return remembered("paths", treedef, lambda: _found(tree))
+    return remembered(_found, treedef, tree)
 
 
 def flatten_with_paths(tree: PyTree) -> tuple[list[tuple[str, Any]], Any]:

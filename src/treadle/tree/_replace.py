@@ -42,7 +42,7 @@ def replace(tree: PyTree, values: Door[Mapping[str, Any]]) -> PyTree:
     """
     _require_paths(values)
     leaves, treedef = jax.tree.flatten(tree)
-    places = remembered("places", treedef, lambda: _places(treedef, tree))
+    places = remembered(_places, treedef, tree)
     parts: dict[str, Any] = {}
     for path, value in values.items():
         if path in places:
@@ -71,8 +71,9 @@ def _require_paths(values: Any) -> None:
             )
 
 
-def _places(treedef: Any, tree: PyTree) -> dict[str, int]:
-    return {path: at for at, path in enumerate(paths_of_structure(treedef, tree))}
+def _places(tree: PyTree) -> dict[str, int]:
+    found = paths_of_structure(jax.tree.structure(tree), tree)
+    return {path: at for at, path in enumerate(found)}
 
 
 def _refuse_overlaps(chosen: list[str]) -> None:
@@ -118,5 +119,5 @@ def _hint(node: PyTree, at: str | None, path: str, known: list[str]) -> str:
         field.name for field in dataclasses.fields(node)
     }:
         return f"{name!r} is a static field, which is no leaf: make the {type(node).__name__} anew."
-    near = difflib.get_close_matches(path, within, n=3, cutoff=0.3) or within[:3]
+    near = difflib.get_close_matches(path, within, cutoff=0.3) or within[:3]
     return f"The nearest are {', '.join(map(repr, near))}."
