@@ -169,7 +169,6 @@ def test_names_of_leaves(tree, expected):
         (float("nan"), "nan"),
         (Colour.RED, "Colour.RED"),
         (Word.RED, "red"),
-        (None, "None"),
         (b"x", "b'x'"),
         ((0, "a/b"), "(0, 'a~1b')"),
         ((True, (2.0, 0.5)), "(1, (2, 0.5))"),

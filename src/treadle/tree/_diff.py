@@ -8,6 +8,7 @@ import numbers
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import numpy as np
 from jax.core import Tracer
@@ -109,6 +110,9 @@ def _beside(
     names = list(one.children), list(two.children)
     if names[0] != names[1] and set(names[0]) == set(names[1]):
         yield Difference(path or "", "order", ", ".join(names[0]), ", ".join(names[1]))
+        return
+    if isinstance(a, eqx.Module):
+        yield from _fields(a, b, one, path)
         return
     data = _data(one), _data(two)
     if same_static(*data):
