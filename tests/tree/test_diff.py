@@ -242,6 +242,14 @@ def test_shardings():
     both_ways(struct, placed, [("", "sharding", "None", split)])
     both_ways(placed, over, [("", "type", "jax.ShapeDtypeStruct", "jax.Array")])
     assert not diff(placed, jax.ShapeDtypeStruct((4,), "float32", sharding=over.sharding))
+    # The oldest version has one kind of memory on the CPU.
+    kinds = [memory.kind for memory in devices[0].addressable_memories()]
+    one, other = (
+        jax.ShapeDtypeStruct((4,), "float32", sharding=over.sharding.with_memory_kind(kind))
+        for kind in (kinds[0], kinds[-1])
+    )
+    expected = [("", "sharding", str(one.sharding), str(other.sharding))]
+    both_ways(one, other, expected if len(kinds) > 1 else [])
     # Of what is not known how to tell it briefly all is told.
     assert _axes(1.5) == "1.5"
 

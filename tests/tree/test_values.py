@@ -398,6 +398,7 @@ def test_places_of_nan_in_either_array():
         (np.inf, 1.0, 1, 1e300, False),
         (1.0, np.inf, 1, 1e300, False),
         (-np.inf, np.inf, 1, 1e300, False),
+        (1.7e308, -1.7e308, 0, 1.0, False),
         (1 + 1j, 1.3 + 1.4j, 0, 0.500001, True),
         (1 + 1j, 1.3 + 1.4j, 0, 0.499999, False),
         (complex(np.inf, 1), complex(np.inf, 1.1), 1, 1, False),
