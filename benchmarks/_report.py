@@ -48,15 +48,25 @@ def contenders() -> str:
     return "\n".join([*lines, *(f"| {c.name} | {c.about} |" for c in CONTENDERS.values())])
 
 
+def page_of(name: str) -> str:
+    """On which page of the docs a benchmark is: that of the races, unless it says otherwise."""
+    return getattr(MEASURES[name], "PAGE", "benchmarks.md")
+
+
 def into_docs(result: dict, page: pathlib.Path) -> None:
     """Renews what lies between a page's marks: the contenders, and each benchmark of the result.
+
+    A result of everything goes into the page of the races, without what has a page of its own; one
+    of that alone goes into its own, where there are no contenders.
 
     Raises:
         ValueError: If the page has no marks for one of them.
     """
     text = page.read_text(encoding="utf-8")
-    sections = {"contenders": contenders()}
-    sections |= {name: _section(name, result) for name in result["benchmarks"]}
+    names = list(result["benchmarks"])
+    racing = [name for name in names if page_of(name) == "benchmarks.md"]
+    sections = {"contenders": contenders()} if racing else {}
+    sections |= {name: _section(name, result) for name in racing or names}
     for name, section in sections.items():
         text = _renewed(text, name, section)
     page.write_text(text, encoding="utf-8")

@@ -1,7 +1,7 @@
 """treadle: a training library for Equinox models."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
 from . import callbacks as callbacks
 from . import checkpoint as checkpoint
@@ -48,12 +48,12 @@ from .checkpoint import Checkpointer as Checkpointer
 from .checkpoint import load as load
 from .checkpoint import save as save
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from . import testing as testing
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     # Imported when it is used: it needs hypothesis, which is an extra.
     if name == "testing":
-        return importlib.import_module(".testing", __name__)
+        return _importlib.import_module(".testing", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

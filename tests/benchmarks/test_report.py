@@ -194,6 +194,31 @@ def test_a_page_without_marks_is_told(result, tmp_path):
         _report.into_docs(result, page)
 
 
+def test_what_has_a_page_of_its_own_goes_there(result, tmp_path):
+    outcome = {
+        "name": "a leaf is dropped",
+        "right": False,
+        "code": "()",
+        "seconds_shrinking": 1.0,
+        "rounds": [{"caught": True, "error": None, "examples": 3, "seconds": 0.5}],
+    }
+    data = {"laws": {"roundtrip": [outcome]}, "rounds": 1, "examples": 100}
+    page = tmp_path / "page.md"
+    page.write_text("<!-- benchmarks: mutants -->old<!-- end of benchmarks: mutants -->")
+    _report.into_docs({**result, "benchmarks": {"mutants": data}}, page)
+    assert "| a leaf is dropped | 1 of 1 | 3 |" in page.read_text()
+    assert "contender" not in page.read_text()
+    # Beside others it is left to its own page.
+    marks = [
+        f"<!-- benchmarks: {n} --><!-- end of benchmarks: {n} -->"
+        for n in ("contenders", "dispatch", "loop")
+    ]
+    page.write_text(" ".join(marks))
+    everything = {**result["benchmarks"], "mutants": data}
+    _report.into_docs({**result, "benchmarks": everything}, page)
+    assert "a leaf is dropped" not in page.read_text()
+
+
 def test_table_command_prints_markdown(result, tmp_path, capsys):
     path = tmp_path / "result.json"
     path.write_text(json.dumps(result))
@@ -224,11 +249,12 @@ def test_description_has_machine_date_and_versions():
         assert part in sentence
 
 
-def test_the_page_has_every_contender_and_every_measure():
+def test_the_pages_have_every_contender_and_every_measure():
     text = PAGE.read_text(encoding="utf-8")
     assert _report.contenders() in text
     for name in MEASURES:
-        assert text.count(f"<!-- benchmarks: {name} -->") == 1
+        page = PAGE.with_name(_report.page_of(name)).read_text(encoding="utf-8")
+        assert page.count(f"<!-- benchmarks: {name} -->") == 1
     assert all(f"| {name} |" in text for name in CONTENDERS)
 
 
