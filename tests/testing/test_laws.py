@@ -176,7 +176,7 @@ def test_roundtrip():
         ((1, 2), list, "type +list +tuple"),
         ([None], lambda x: [0], "0 +type +0 +None"),
         ([True], lambda x: [1], "0 +leaf +1 +True"),
-        ([jnp.ones(2)], lambda x: [np.ones(2, np.float32)], "0 +type +ndarray"),
+        ([jnp.ones(2)], lambda x: [np.ones(2, np.float32)], "0 +type +numpy.ndarray"),
         (np.zeros(1), lambda x: -x, "value.*sign of zero"),
         (np.ones(2), lambda x: x.astype(np.float32), "dtype +float32 +float64"),
         (pool.Labelled(1, "a"), lambda x: pool.Labelled(1, "b"), "label +static +'b' +'a'"),
@@ -216,7 +216,7 @@ def test_structure_lets_numbers_change():
 @pytest.mark.parametrize(
     ("f", "told"),
     [
-        (lambda t: pool.Branches(t.left, None), "right +type +NoneType +dict|right.* only in b"),
+        (lambda t: pool.Branches(t.left, None), "right +type +None +dict"),
         (on_floats(lambda x: x.astype(np.float64)), "left/weight +dtype +float64 +float32"),
         (on_floats(lambda x: x[1:]), "left/bias +shape"),
         (lambda t: pool.Branches(t.left, {**t.right, "name": "c"}), "right/name +leaf +'c' +'b'"),
@@ -276,7 +276,7 @@ def get(tree):
     ("read", "put", "told"),
     [
         (get, lambda t, v: t, r"a, get\(put\(tree, first\)\), is not b, first"),
-        (get, lambda t, v: {"a": v, "b": 0}, r"(?s)a, put\(tree, get\(tree\)\), is not b.*b +leaf"),
+        (get, lambda t, v: {"a": v, "b": 0}, r"(?s)a, put\(tree, get\(tree\)\), is not b.*b +type"),
         (
             get,
             lambda t, v: {"a": v, "b": t["b"] + [v][v == t["a"] :]},
@@ -564,8 +564,10 @@ def test_grad():
 def test_grad_at_a_kink():
     zeros = jnp.zeros(2)
     check_grad(jax.nn.relu, zeros)
-    check_grad(with_reverse(lambda x: jnp.maximum(x, 0), lambda x, g: g * (x > 0)), zeros)
-    with pytest.raises(LawError, match=r"forward mode gives .* on the left and .* on the right"):
+    check_grad(
+        with_reverse(lambda x: jnp.maximum(x, 0), lambda x, g: jnp.where(x > 0, g, 0.0)), zeros
+    )
+    with pytest.raises(LawError, match=r"forward mode gives .* on the left and"):
         check_grad(with_forward(jnp.abs, lambda x, t: 2 * t), zeros)
     with pytest.raises(LawError, match="reverse mode does not agree: <u, Jv> is"):
         check_grad(with_reverse(jnp.abs, lambda x, g: 2 * g), zeros)

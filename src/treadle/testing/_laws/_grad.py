@@ -162,7 +162,7 @@ def _require_within(
 def _covector(generator: np.random.Generator, range_: Range, here: np.ndarray) -> np.ndarray:
     """Random weights of an output, so that all outputs count whatever their size."""
     size = max(_largest(range_.low), _largest(range_.high)) or 1.0
-    return generator.normal(size=here.shape) / size * np.isfinite(here)
+    return np.asarray(generator.normal(size=here.shape) / size * np.isfinite(here))
 
 
 def _require_transpose(

@@ -190,7 +190,7 @@ def train_states(
 
     Raises:
         ArgumentTypeError: One of `step` and `model` is missing, or `step` is none.
-        As `step.init` does.
+        TreadleError: As `step.init` does.
 
     Example:
         >>> @given(train_states())
