@@ -1,6 +1,5 @@
 """Saving: the leaves through Equinox, the manifest beside them, and all of it at once or not."""
 
-import collections
 import dataclasses
 import os
 import pathlib
@@ -18,7 +17,7 @@ from ..tree._paths import flatten_with_paths
 from ._folders import Aside, clean, put_in_place, sync_folder, write_synced
 from ._json import checked_metadata, checked_metrics
 from ._manifest import LEAVES, MANIFEST, Manifest, Record, write_manifest
-from ._storage import Spec, check_saveable, quoted, spec_of, to_storage
+from ._storage import Spec, check_saveable, spec_of, to_storage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +65,6 @@ def _entries(tree: PyTree) -> list[_Entry]:
         if spec is not None:
             check_saveable(path, leaf)
             entries.append(_Entry(path, leaf, spec))
-    counts = collections.Counter(entry.path for entry in entries)
-    if twice := [quoted(path) for path, count in counts.items() if count > 1]:
-        raise CheckpointError(
-            f"`tree` has several leaves of the same name, {', '.join(twice)}, so that they could "
-            "not be told apart: a node that was registered with keys must give each child its own."
-        )
     return entries
 
 
