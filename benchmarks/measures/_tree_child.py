@@ -1,5 +1,6 @@
 """The process of `tree`: each function of `treadle.tree` beside a bare pass of `jax.tree`."""
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,15 +40,26 @@ def times(leaves: int, turns: int) -> dict[str, list[list[float]]]:
             subject.ours(), subject.bare()
         for _ in range(turns):
             for name, subject in subjects.items():
-                pair = [_milliseconds(subject.ours), _milliseconds(subject.bare)]
+                computes = name in _COMPUTING
+                pair = [_milliseconds(call, computes) for call in subject]
                 found.setdefault(f"{shape}/{name}", []).append(pair)
     return found
 
 
-def _milliseconds(call: Call) -> float:
+def _milliseconds(call: Call, computes: bool) -> float:
+    # As `timeit` does: whose turn the collector comes in is chance.
+    gc.disable()
     start = time.perf_counter()
-    jax.block_until_ready(jax.tree.leaves(call()))
-    return 1e3 * (time.perf_counter() - start)
+    result = call()
+    if computes:
+        jax.block_until_ready(result)
+    taken = 1e3 * (time.perf_counter() - start)
+    gc.enable()
+    return taken
+
+
+# The others touch no array: waiting for it would be most of what is measured.
+_COMPUTING = ("cast", "ema", "stack", "unstack", "migrate")
 
 
 def _trees(leaves: int) -> dict[str, Any]:

@@ -56,13 +56,16 @@ def from_dict(values: Door[Mapping[str, Any]], like: PyTree) -> PyTree:
         )
     leaves, treedef = jax.tree.flatten(like)
     names = paths_of_structure(treedef, like)
-    if len(values) != len(names) or not all(name in values for name in names):
+    if values.keys() != set(names):
         raise TreeError(_misnamed(values, names))
     filled = [values[name] for name in names]
     wrong = [
         f"{name!r} is {told(new)}, and {told(old)} in `like`"
         for name, old, new in zip(names, leaves, filled, strict=True)
-        if is_sized(old) and is_sized(new) and old.shape != new.shape
+        # First what is quick, and nearly always the same.
+        if getattr(old, "shape", None) != getattr(new, "shape", None)
+        and is_sized(old)
+        and is_sized(new)
     ]
     if wrong:
         raise TreeError(f"`values` does not fit `like`: {some(wrong, _TOLD)}.")

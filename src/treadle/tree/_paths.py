@@ -64,7 +64,8 @@ def _segment(entry: Any) -> str:
     if kind is jtu.GetAttrKey:
         return escape(entry.name)
     if kind is jtu.DictKey or kind is jtu.FlattenedIndexKey:
-        return escape(str(_plain(entry.key)))
+        key = entry.key
+        return escape(key if type(key) is str else str(_plain(key)))
     return escape(str(entry))
 
 
@@ -136,8 +137,10 @@ def inside(path: str | None, name: str, node: PyTree = None) -> str:
 
 
 def _below(node: PyTree, path: str | None, found: list[str]) -> None:
+    names_leaves = isinstance(node, NamedLeaves)
+    before = "" if path is None else f"{path}/"
     for name, child in _children(node)[0].items():
-        where = inside(path, name, node)
+        where = inside(path, name, node) if names_leaves else before + name
         if jtu.all_leaves((child,)):
             found.append(where)
         else:
