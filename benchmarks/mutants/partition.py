@@ -102,7 +102,7 @@ SUBJECTS = (
         "vectors are in both parts",
         _by(lambda x: not is_array(x) or x.ndim <= 1, lambda x: is_array(x) and x.ndim >= 1),
     ),
-    _broken("a shared array is left out the second time", _at_most_once),
+    _broken("a shared array is left out the second time", _at_most_once, modules()),
     _broken(
         "empty arrays are left out",
         _by(lambda x: is_float(x) and x.size > 0, _is_other),

@@ -170,8 +170,8 @@ SUBJECTS = (
         _edited(on(is_integer, lambda x: x.astype("float32").astype(x.dtype))),
         strategy=pytrees(dtype=["int32", "uint32"]),
     ),
-    _broken("arrays come in the other order", load=_load_reversed),
-    _broken("an array at two places is written once", _save_once, _load_cyclic),
+    _broken("arrays come in the other order", load=_load_reversed, strategy=_HALVES),
+    _broken("an array at two places is written once", _save_once, _load_cyclic, modules()),
     _broken("hands back the scalars it was given", load=_load_like),
     _broken(
         "keys come back with the default implementation",

@@ -10,8 +10,8 @@ from jaxtyping import PyTree
 
 from ._draw import Draw
 
-_CHANCE = st.integers(0, 5)
-"""A sixth of the trees in which two arrays could be one; the least number means none."""
+_CHANCE = st.integers(0, 2)
+"""A third of the trees in which two arrays could be one; the least number means none."""
 
 
 def _make(leaf: Any) -> Any:
@@ -30,7 +30,7 @@ def draw_shared(draw: Draw, tree: PyTree) -> PyTree:
         if make is not None:
             places[make].append(at)
     groups = [group for group in places.values() if len(group) > 1]
-    if not groups or draw(_CHANCE) != 5:
+    if not groups or draw(_CHANCE) != 2:
         return tree
     group = draw(st.sampled_from(groups))
     first, *others = group

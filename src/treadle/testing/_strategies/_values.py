@@ -186,13 +186,14 @@ def _spread(
     dtype: np.dtype[Any], size: int, rng: np.random.Generator, seed: int, limits: Limits
 ) -> np.ndarray:
     """Random numbers by the seed's kind."""
-    if seed >= _NEAT and seed % 8 == _FULL_RANGE:
+    whole = not _is_float(dtype)
+    # Of whole numbers it is the large ones that are lost: beyond 2**24 in float32.
+    if seed >= _NEAT and (seed % 8 == _FULL_RANGE or (whole and seed % 3 == 0)):
         return _any_number(dtype, size, rng, limits)
     if limits.low is not None and limits.high is not None:
         low, high = float(limits.low), float(limits.high)
         share = rng.random(size) if seed >= _NEAT else rng.integers(0, 5, size) / 4
         return low + (high - low) * share
-    whole = not _is_float(dtype)
     if seed < _NEAT:
         return rng.integers(-4, 5, size) / (1 if whole else 4)
     return rng.normal(size=size) * (30 if whole else 1)
