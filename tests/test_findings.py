@@ -148,7 +148,7 @@ def test_stack_compares_what_is_no_array():
         [tree(float("nan"), ByElement(1, 2)), tree(float("nan"), ByElement(1, 2))]
     )
     assert stacked["w"].shape == (2, 1)
-    with pytest.raises(treadle.TreeError, match="'rate' is nan in the first and 1.0"):
+    with pytest.raises(treadle.TreeError, match=r"'rate' is nan in the first and 1\.0"):
         treadle.tree.stack([tree(float("nan"), "a"), tree(1.0, "a")])
     with pytest.raises(treadle.TreeError, match=r"'table' is "):
         treadle.tree.stack([tree(1.0, ByElement(1, 2)), tree(1.0, ByElement(1, 3))])
