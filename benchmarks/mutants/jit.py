@@ -1,6 +1,5 @@
 """`check_jit`: steps over a state of a few arrays."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,34 +9,12 @@ import numpy as np
 
 from treadle.testing import arrays, check_jit, keys, pytrees
 
+from ._outside import Make, counting, drawing, of
 from ._subject import Subject
 from ._trees import is_array, is_float, on
 
 _TREES = pytrees(max_leaves=4)
 _NUMBERS = arrays("float32", shape=(3,), min_value=-8, max_value=8)
-Make = Callable[[], Callable[[Any], Any]]
-
-
-def _of(f: Callable[[Any], Any]) -> Make:
-    """Of what keeps nothing between calls."""
-    return lambda: f
-
-
-def _counting() -> Callable[[Any], Any]:
-    calls = itertools.count(1)
-    return lambda x: x * next(calls)
-
-
-def _drawing() -> Callable[[Any], Any]:
-    """A key that stays outside, and goes on."""
-    key = jax.random.key(0)
-
-    def f(x: Any) -> Any:
-        nonlocal key
-        key, now = jax.random.split(key)
-        return x + jax.random.normal(now, x.shape)
-
-    return f
 
 
 def _drawing_on_the_host() -> Callable[[Any], Any]:
@@ -96,7 +73,6 @@ def _averaged(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _broken(name: str, make: Make, strategy: Any = _NUMBERS) -> Subject:
-    # A function of its own for each example: what one keeps is not there for the next.
     return Subject("check_jit", name, strategy, lambda tree: check_jit(make(), tree))
 
 
@@ -104,28 +80,28 @@ _STATES = arrays("float32", shape=(2,)).map(lambda x: {"mean": x[0], "count": jn
 
 SUBJECTS = (
     _broken(
-        "leaves moved and reshaped", _of(on(is_array, lambda x: x.T.reshape(-1))), _TREES
+        "leaves moved and reshaped", of(on(is_array, lambda x: x.T.reshape(-1))), _TREES
     )._replace(right=True),
     _broken(
         "doubled, NaN and all",
-        _of(on(is_float, lambda x: x * 2)),
+        of(on(is_float, lambda x: x * 2)),
         pytrees(dtype=["float32", "bfloat16", "float16"], special=True, max_leaves=4),
     )._replace(right=True),
     _broken(
         "a key split, and one half handed on",
-        _of(lambda key: jax.random.split(key)[0]),
+        of(lambda key: jax.random.split(key)[0]),
         keys(impl="threefry2x32"),
     )._replace(right=True),
-    _broken("counts its calls outside of its arguments", _counting),
-    _broken("keeps its key outside of its arguments", _drawing),
+    _broken("counts its calls outside of its arguments", counting),
+    _broken("keeps its key outside of its arguments", drawing),
     _broken("draws on the host", _drawing_on_the_host),
     _broken("remembers the scale of the first it saw", _remembering),
-    _broken("clips only where it is not traced", _of(_otherwise_when_traced)),
-    _broken("branches on a number", _of(_branching)),
-    _broken("leaves out zeros, however many", _of(_compact)),
-    _broken("cuts by a number", _of(_cut)),
-    _broken("sorts on the host", _of(_on_the_host)),
-    _broken("a state becomes weak", _of(_averaged), _STATES),
-    _broken("a scalar becomes weak", _of(_weakened), arrays("float32")),
-    _broken("counts in a Python number", _of(_step), _NUMBERS.map(lambda x: (x, 0))),
+    _broken("clips only where it is not traced", of(_otherwise_when_traced)),
+    _broken("branches on a number", of(_branching)),
+    _broken("leaves out zeros, however many", of(_compact)),
+    _broken("cuts by a number", of(_cut)),
+    _broken("sorts on the host", of(_on_the_host)),
+    _broken("a state becomes weak", of(_averaged), _STATES),
+    _broken("a scalar becomes weak", of(_weakened), arrays("float32")),
+    _broken("counts in a Python number", of(_step), _NUMBERS.map(lambda x: (x, 0))),
 )

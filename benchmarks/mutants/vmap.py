@@ -1,6 +1,5 @@
 """`check_vmap`: what is done to each example of a batch."""
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,17 +11,13 @@ from jax.custom_batching import custom_vmap
 
 from treadle.testing import arrays, batches_like, check_vmap, keys, pytrees
 
+from ._outside import Make, counting, drawing, of
 from ._subject import Subject
 from ._trees import is_array, on
 
 _BATCHES = arrays(
     "float32", shape=st.sampled_from([(2, 3), (3, 3), (3, 2)]), min_value=-8, max_value=8
 )
-Make = Callable[[], Callable[..., Any]]
-
-
-def _of(f: Callable[..., Any]) -> Make:
-    return lambda: f
 
 
 def _ruled(function: Callable[[Any], Any], rule: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -42,22 +37,6 @@ def _called_back(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def f(x: Any) -> Any:
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
         return jax.pure_callback(function, shape, x, vmap_method="expand_dims")
-
-    return f
-
-
-def _counting() -> Callable[[Any], Any]:
-    calls = itertools.count(1)
-    return lambda x: x * next(calls)
-
-
-def _drawing() -> Callable[[Any], Any]:
-    key = jax.random.key(0)
-
-    def f(x: Any) -> Any:
-        nonlocal key
-        key, now = jax.random.split(key)
-        return x + jax.random.normal(now, x.shape)
 
     return f
 
@@ -103,39 +82,39 @@ def _stacked(draw: Any) -> Any:
 SUBJECTS = (
     _broken(
         "reversed and doubled",
-        _of(on(is_array, lambda x: x[::-1] * 2 if x.ndim else x)),
+        of(on(is_array, lambda x: x[::-1] * 2 if x.ndim else x)),
         _stacked(),
     )._replace(right=True),
     _broken(
-        "sorted, with the index of the largest", _of(lambda x: (jnp.sort(x), jnp.argmax(x)))
+        "sorted, with the index of the largest", of(lambda x: (jnp.sort(x), jnp.argmax(x)))
     )._replace(right=True),
     _broken(
         "a draw from a key of its own",
-        _of(lambda key: jax.random.bits(key, (2,))),
+        of(lambda key: jax.random.bits(key, (2,))),
         keys(shape=(3,), impl="threefry2x32"),
     )._replace(right=True),
-    _broken("on the host, by the last axis", _of(_called_back(lambda x: np.flip(x, -1))))._replace(
+    _broken("on the host, by the last axis", of(_called_back(lambda x: np.flip(x, -1))))._replace(
         right=True
     ),
     _broken(
         "a rule that takes the mean of the batch",
-        _of(_ruled(lambda x: x - jnp.max(x), lambda x: x - jnp.max(x))),
+        of(_ruled(lambda x: x - jnp.max(x), lambda x: x - jnp.max(x))),
     ),
-    _broken("a rule that reverses the batch", _of(_ruled(jnp.flip, jnp.flip))),
+    _broken("a rule that reverses the batch", of(_ruled(jnp.flip, jnp.flip))),
     _broken(
         "a rule for the axis before",
-        _of(_ruled(lambda x: jnp.cumsum(x), lambda x: jnp.cumsum(x, 0))),
+        of(_ruled(lambda x: jnp.cumsum(x), lambda x: jnp.cumsum(x, 0))),
     ),
-    _broken("on the host, by the first axis", _of(_called_back(lambda x: np.flip(x, 0)))),
-    _broken("on the host, over all", _of(_called_back(_softplus_rows))),
-    _broken("counts its calls", _counting),
-    _broken("one draw for the whole batch", _drawing),
+    _broken("on the host, by the first axis", of(_called_back(lambda x: np.flip(x, 0)))),
+    _broken("on the host, over all", of(_called_back(_softplus_rows))),
+    _broken("counts its calls", counting),
+    _broken("one draw for the whole batch", drawing),
     _broken("remembers the mean of the first", _remembering),
-    _broken("branches on a number", _of(lambda x: x / 2 if jnp.max(x) > 1 else x)),
-    _broken("tells a count as a Python number", _of(_compact)),
+    _broken("branches on a number", of(lambda x: x / 2 if jnp.max(x) > 1 else x)),
+    _broken("tells a count as a Python number", of(_compact)),
     _broken(
         "the type under vmap is wider",
-        _of(lambda x: x.astype("float32") if isinstance(x, jax.core.Tracer) else x),
+        of(lambda x: x.astype("float32") if isinstance(x, jax.core.Tracer) else x),
         arrays("bfloat16", shape=(2, 3)),
     ),
 )
