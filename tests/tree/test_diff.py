@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from tests.helpers import exactly
+from tests.tree.containers import Flat
 
 from treadle._errors import ArgumentTypeError, ArgumentValueError
 from treadle._state import Parts, RawKey, TrainState
 from treadle.tree import Diff, Difference, diff, paths
 from treadle.tree._diff import _axes
-from treadle.tree._paths import NamedLeaves
 from treadle.tree._values import Deviation
 
 NAN = float("nan")
@@ -493,21 +493,6 @@ def test_bound_methods_and_states_of_layers():
     model, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", mode="batch")
     again, other = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", mode="batch")
     assert not diff((model, state), (again, other))
-
-
-class Flat(NamedLeaves):
-    """A node that names its leaves itself, one of them as itself."""
-
-    def __init__(self, names, leaves):
-        self.names, self.leaves = names, leaves
-
-    def leaf_paths(self):
-        return self.names
-
-
-jtu.register_pytree_node(
-    Flat, lambda flat: (flat.leaves, flat.names), lambda names, leaves: Flat(names, leaves)
-)
 
 
 def test_nodes_that_name_their_own_leaves():

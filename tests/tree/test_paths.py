@@ -1,10 +1,9 @@
 import collections
-import dataclasses
 import decimal
 import enum
 import fractions
 import threading
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers import exactly
+from tests.tree.containers import Flat, Pair, Point
 
 from treadle._state import Parts, TrainState
 from treadle.tree import _remember as memory
 from treadle.tree import paths
 from treadle.tree._paths import (
-    NamedLeaves,
     escape,
     flatten_with_paths,
     inside,
@@ -34,19 +33,6 @@ class Layer(eqx.Module):
     weight: Any
     bias: Any = None
     name: str = eqx.field(static=True, default="layer")
-
-
-@jtu.register_dataclass
-@dataclasses.dataclass
-class Point:
-    x: Any
-    y: Any
-    label: Any = dataclasses.field(default="p", metadata={"static": True})
-
-
-class Pair(NamedTuple):
-    left: Any
-    right: Any
 
 
 class Colour(enum.Enum):
@@ -89,21 +75,6 @@ class Echo:
     @classmethod
     def tree_unflatten(cls, data, children):
         return cls(*children)
-
-
-class Flat(NamedLeaves):
-    """A node that names its leaves itself."""
-
-    def __init__(self, names, leaves):
-        self.names, self.leaves = names, leaves
-
-    def leaf_paths(self):
-        return self.names
-
-
-jtu.register_pytree_node(
-    Flat, lambda flat: (flat.leaves, flat.names), lambda names, leaves: Flat(names, leaves)
-)
 
 
 def ordered(*items):

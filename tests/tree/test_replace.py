@@ -1,15 +1,14 @@
 import collections
-import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.tree_util as jtu
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers import exactly
+from tests.tree.containers import Pair, Point
 
 from treadle._errors import ArgumentTypeError, TreeError
 from treadle._state import Parts, TrainState
@@ -23,19 +22,6 @@ class Layer(eqx.Module):
 
     def __init__(self, weight, bias=None):
         self.weight, self.bias = weight, bias
-
-
-@jtu.register_dataclass
-@dataclasses.dataclass
-class Point:
-    x: Any
-    y: Any
-    label: Any = dataclasses.field(default="p", metadata={"static": True})
-
-
-class Pair(NamedTuple):
-    left: Any
-    right: Any
 
 
 def model():
