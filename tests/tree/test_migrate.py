@@ -15,7 +15,7 @@ from tests.helpers import assert_same
 
 from treadle import ArgumentTypeError, ConsumedStateError, TreeError
 from treadle.tree import migrate, paths, select
-from treadle.tree._owners import _by_marks, _by_structure, kind_of
+from treadle.tree._owners import _by_marks, _by_structure, _kinds_if_grown, kind_of
 from treadle.tree._paths import NamedLeaves
 from treadle.tree._unchanged import Trained, unchanged
 
@@ -760,3 +760,20 @@ def test_kinds():
     assert [kind_of(x) for x in (True, 1, 0.5)] == [((), bool), ((), np.int32), ((), np.float32)]
     assert kind_of(1j) == ((), np.complex64)
     assert kind_of("adam") is kind_of(None) is kind_of(jax.nn.relu) is None
+
+
+def test_every_axis_grows_by_one_and_a_state_of_other_leaves_tells_nothing():
+    params = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(1, np.float16), "s": np.zeros(())}
+    kinds = _kinds_if_grown(lambda grown: grown, params, 3)
+    assert [(kind.shape, str(kind.dtype)) for kind in kinds] == [
+        ((2,), "float16"),
+        ((), "float32"),
+        ((3, 4), "float32"),
+    ]
+
+    def small_ones(grown):
+        return [leaf for leaf in jax.tree.leaves(grown) if leaf.size < 12]
+
+    assert _kinds_if_grown(small_ones, params, 3) is None
+    assert len(_kinds_if_grown(small_ones, params, 2)) == 2
+    assert _kinds_if_grown(small_ones, {"s": np.zeros(())}, 1) is None
