@@ -1,6 +1,6 @@
 """What can be measured; each file has `measure`, `tables` and `goals`."""
 
-from . import dispatch, ensemble, gc, keys, loop, memory, mutants, startup, step, tree
+from . import dispatch, ensemble, gc, keys, loop, memory, mutants, startup, step, strategies, tree
 
 MEASURES = {
     "dispatch": dispatch,
@@ -12,5 +12,6 @@ MEASURES = {
     "gc": gc,
     "keys": keys,
     "tree": tree,
+    "strategies": strategies,
     "mutants": mutants,
 }
