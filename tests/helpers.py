@@ -1,5 +1,6 @@
 """What the tests share: small models, losses and batches, and comparing trees."""
 
+import os
 import re
 
 import equinox as eqx
@@ -77,3 +78,8 @@ def assert_close(a, b, *, rtol=1e-5, atol=1e-6):
             np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
         else:
             assert x is y or x == y
+
+
+def listed(folder):
+    """The names in a folder of checkpoints, sorted; not the lock of whoever may write there."""
+    return sorted(name for name in os.listdir(folder) if name != ".lock")

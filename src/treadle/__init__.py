@@ -21,6 +21,7 @@ from ._errors import CheckpointNotFoundError as CheckpointNotFoundError
 from ._errors import ConsumedStateError as ConsumedStateError
 from ._errors import DataError as DataError
 from ._errors import LawError as LawError
+from ._errors import LeafNotFoundError as LeafNotFoundError
 from ._errors import LossError as LossError
 from ._errors import MissingExtraError as MissingExtraError
 from ._errors import NonFiniteError as NonFiniteError

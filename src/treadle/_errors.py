@@ -39,6 +39,14 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """There is no checkpoint at the path that was asked for."""
 
 
+class LeafNotFoundError(CheckpointError, KeyError):
+    """A checkpoint has no leaf of the path that was asked for."""
+
+    def __str__(self) -> str:
+        # A `KeyError` prints its message in quotes.
+        return str(self.args[0])
+
+
 class ConsumedStateError(TreadleError, RuntimeError):
     """A state was used after a step had consumed (donated) it."""
 

@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from tests.helpers import listed
 
 from treadle import Checkpointer
-from treadle.checkpoint import _folders, load, save
+from treadle.checkpoint import _flock, _folders, load, save
 
 
 @pytest.fixture(scope="module")
@@ -26,35 +27,70 @@ def aside(folder, name, role, pid, host=_folders._HOST):
 
 
 def test_what_a_dead_process_left_is_removed(tmp_path, dead_pid):
-    Checkpointer(tmp_path).save(1, 1)
+    save(tmp_path / "step_00000001", 1)
     for role in ("new", "gone", "old"):
         aside(tmp_path, "step_00000001", role, dead_pid)
     aside(tmp_path, "step_00000002", "new", dead_pid)
     # Of an earlier process that had the number of this one, as in a container.
     aside(tmp_path, "step_00000003", "new", os.getpid())
+    # Locks end with a process, on whatever machine it was.
+    aside(tmp_path, "step_00000004", "new", 1, host="elsewhere")
     assert Checkpointer(tmp_path).steps() == [1]
-    assert os.listdir(tmp_path) == ["step_00000001"]
+    assert listed(tmp_path) == ["step_00000001"]
 
 
-def test_what_a_process_is_at_work_on_is_left_alone(tmp_path, dead_pid):
-    Checkpointer(tmp_path).save(1, 1)
+def test_what_a_process_is_at_work_on_is_left_alone(tmp_path):
+    save(tmp_path / "step_00000001", 1)
     mine = _folders.Aside(tmp_path / "step_00000002", "new")
-    mine.path.mkdir()
-    others = [
-        mine.path,
-        aside(tmp_path, "step_00000002", "new", os.getppid()),
-        aside(tmp_path, "step_00000003", "new", 1),
-        aside(tmp_path, "step_00000004", "new", dead_pid, host="elsewhere"),
-    ]
+    mine.make()
     strangers = [tmp_path / ".git", tmp_path / ".step_00000001.new-x"]
     for path in strangers:
         path.mkdir()
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(5, 5)
     assert checkpointer.steps() == [1, 5]
-    assert all(path.exists() for path in others + strangers)
+    assert all(path.exists() for path in [mine.path, *strangers])
     mine.release()
     assert not mine.path.exists()
+
+
+def test_without_locks_numbers_of_processes_tell(tmp_path, monkeypatch, dead_pid):
+    monkeypatch.setattr(_flock, "try_lock", lambda descriptor: None)
+    mine = _folders.Aside(tmp_path / "step_00000002", "new")
+    mine.make()
+    others = [
+        mine.path,
+        aside(tmp_path, "step_00000002", "new", os.getppid()),
+        aside(tmp_path, "step_00000003", "new", 1),
+        aside(tmp_path, "step_00000004", "new", dead_pid, host="elsewhere"),
+    ]
+    gone = [
+        aside(tmp_path, "step_00000005", "new", dead_pid),
+        # Of an earlier process that had the number of this one, as in a container.
+        aside(tmp_path, "step_00000006", "new", os.getpid()),
+    ]
+    Checkpointer(tmp_path)
+    assert all(path.exists() for path in others)
+    assert not any(path.exists() for path in gone)
+    mine.release()
+    assert not mine.path.exists()
+
+
+def test_a_folder_that_was_taken_for_a_dead_one_s_is_made_again(tmp_path, monkeypatch):
+    # In the moment between making and locking it, another process may clean.
+    made = []
+
+    def racing(path, *args, mkdir=os.mkdir):
+        mkdir(path, *args)
+        if ".new-" in str(path) and not made:
+            made.append(_flock.FolderLock(path))
+
+    monkeypatch.setattr(os, "mkdir", racing)
+    save(tmp_path / "t", 1)
+    made[0].release()
+    assert load(tmp_path / "t", 0) == 1
+    Checkpointer(tmp_path)
+    assert listed(tmp_path) == ["t"]
 
 
 def test_what_was_moved_away_by_a_dead_process_is_put_back(tmp_path, dead_pid):
@@ -75,7 +111,7 @@ def test_what_was_moved_away_by_a_dead_process_is_put_back(tmp_path, dead_pid):
     assert load(tmp_path / "step_00000001", 0) == 1
     save(tmp_path / "step_00000001", 3, overwrite=True)
     assert load(tmp_path / "step_00000001", 0) == 3
-    assert sorted(os.listdir(tmp_path)) == ["step_00000001", "step_00000002"]
+    assert listed(tmp_path) == ["step_00000001", "step_00000002"]
 
 
 def test_what_a_failing_disk_left_is_put_back_by_the_same_process(tmp_path, monkeypatch):
@@ -95,11 +131,13 @@ def test_what_a_failing_disk_left_is_put_back_by_the_same_process(tmp_path, monk
     monkeypatch.undo()
     assert load(tmp_path / "t", 0) == 1
     assert Checkpointer(tmp_path).steps() == []
-    assert os.listdir(tmp_path) == ["t"]
+    assert listed(tmp_path) == ["t"]
     assert load(tmp_path / "t", 0) == 1
 
 
 def test_a_process_of_another_user_is_alive(tmp_path, monkeypatch):
+    monkeypatch.setattr(_flock, "try_lock", lambda descriptor: None)
+
     def refuse(pid, number):
         raise PermissionError
 
@@ -143,7 +181,8 @@ for at in range(100):
     assert read == 1 if status == 0 else read in (0, 1), (at, read, status)
     assert Checkpointer(f"{directory}/{at}").steps() == [1]
     assert load(path, trees[2])[0].tolist() == [read] * 3
-    assert os.listdir(f"{directory}/{at}") == ["step_00000001"]
+    left = os.listdir(f"{directory}/{at}")
+    assert [name for name in left if name != ".lock"] == ["step_00000001"]
     if status == 0:
         break
 print("killed", at, "times")
@@ -214,4 +253,4 @@ def test_what_came_to_be_there_meanwhile_is_kept(tmp_path, monkeypatch, during):
     with pytest.raises(ValueError, match=r"could not be written: .*not empty"):
         save(tmp_path / "t", 1)
     assert load(tmp_path / "t", 0) == 2
-    assert os.listdir(tmp_path) == ["t"]
+    assert listed(tmp_path) == ["t"]

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tests.helpers import listed
 
 from treadle import Checkpointer, CheckpointError
 from treadle._compat import enable_x64
-from treadle.checkpoint import _folders, load, save
+from treadle.checkpoint import _claim, _flock, _folders, load, save
 
 NATIVE = ["bool", "float16", "float32", "float64", "complex64", "complex128"]
 NATIVE += [f"{sign}int{size}" for sign in ("", "u") for size in (8, 16, 32, 64)]
@@ -204,13 +205,15 @@ class Faults:
         dead: Whether the process dies there; otherwise the disk is full, once.
     """
 
-    effects = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir")
+    effects = ("mkdir", "rename", "replace", "fsync", "unlink", "rmdir", "write")
 
     def __init__(self, patch, at, dead):
         self.at, self.dead, self.count = at, dead, 0
+        self.write = os.write
         for name in self.effects:
             patch.setattr(os, name, self.failing(getattr(os, name)))
-        opened = builtins.open
+        patch.setattr(os, "write", self.write_half)
+        opened, opened_raw = builtins.open, os.open
 
         def open_failing(path, mode="r", *args, **kwargs):
             if "w" not in mode:
@@ -218,7 +221,13 @@ class Faults:
             self.call()
             return FailingFile(path, self)
 
+        def open_failing_raw(path, flags, *args, **kwargs):
+            if flags & os.O_CREAT:
+                self.call()
+            return opened_raw(path, flags, *args, **kwargs)
+
         patch.setattr(builtins, "open", open_failing)
+        patch.setattr(os, "open", open_failing_raw)
 
     def call(self):
         self.count += 1
@@ -235,6 +244,12 @@ class Faults:
             return function(*args, **kwargs)
 
         return call
+
+    def write_half(self, descriptor, data):
+        """Half of what is to be written may be all that is; a short write is no error."""
+        count = self.write(descriptor, data[: max(1, len(data) // 2)])
+        self.call()
+        return count
 
 
 class FailingFile(io.BufferedWriter):
@@ -265,8 +280,10 @@ def run_with_fault(at, dead, act):
     if not through:
         assert told == "killed" if dead else "No space left on device" in told
     if dead:
-        # What a process is at work on is forgotten with it.
+        # What a process is at work on is forgotten with it, and its locks end.
         _folders._in_use.clear()
+        _claim._claims.clear()
+        _flock._forget()
     return through, faults.count > at
 
 
@@ -294,7 +311,7 @@ def test_a_save_that_fails_anywhere_leaves_what_was_there(tmp_path, overwrite, d
         # And the next save goes through, and clears up.
         save(target, TREES[2], overwrite=True)
         assert_same_bits(load(target, TREES[3]), TREES[2])
-        assert sorted(os.listdir(folder)) == sorted({"old", target.name})
+        assert listed(folder) == sorted({"old", target.name})
         if not reached:
             break
     assert 10 < at < 99
@@ -303,22 +320,23 @@ def test_a_save_that_fails_anywhere_leaves_what_was_there(tmp_path, overwrite, d
 @pytest.mark.parametrize("dead", [False, True], ids=["disk_full", "killed"])
 def test_a_checkpointer_that_fails_anywhere_keeps_the_newest(tmp_path, dead):
     for at in range(100):
-        checkpointer = Checkpointer(tmp_path / str(at), keep_last=2)
+        directory = tmp_path / str(at)
+        checkpointer = Checkpointer(directory, keep_last=2, asynchronous=False)
         checkpointer.save(1, TREES[1])
         checkpointer.save(2, TREES[2])
         through, reached = run_with_fault(
             at, dead, lambda checkpointer=checkpointer: checkpointer.save(3, TREES[3])
         )
-        listed = checkpointer.steps()
-        again = Checkpointer(tmp_path / str(at), keep_last=2)
-        assert again.steps() == listed
-        assert listed in ([1, 2], [1, 2, 3], [2, 3])
-        assert_same_bits(again.restore(TREES[0]), TREES[listed[-1]])
-        for step in listed:
+        steps = checkpointer.steps()
+        again = Checkpointer(directory, keep_last=2, asynchronous=False)
+        assert again.steps() == steps
+        assert steps in ([1, 2], [1, 2, 3], [2, 3])
+        assert_same_bits(again.restore(TREES[0]), TREES[steps[-1]])
+        for step in steps:
             assert_same_bits(again.restore(TREES[0], step=step), TREES[step])
-        assert sorted(os.listdir(tmp_path / str(at))) == [f"step_{step:08d}" for step in listed]
+        assert listed(directory) == [f"step_{step:08d}" for step in steps]
         again.save(4, TREES[0])
-        assert again.steps() == [listed[-1], 4]
+        assert again.steps() == [steps[-1], 4]
         if not reached:
             break
     assert 15 < at < 99

@@ -3,5 +3,7 @@
 from ._checkpointer import Checkpointer as Checkpointer
 from ._load import load as load
 from ._load import read_metadata as read_metadata
+from ._open import Checkpoint as Checkpoint
+from ._open import open as open
 from ._save import save as save
 from ._storage import storage_like as storage_like

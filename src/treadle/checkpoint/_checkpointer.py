@@ -1,21 +1,28 @@
 """The checkpoints of one training: a folder for each step, old ones removed."""
 
+import contextlib
+import difflib
+import functools
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxtyping import PyTree
 
 from .._checks import whole_number
 from .._custom_types import Door
-from .._errors import CheckpointError, CheckpointNotFoundError
+from .._errors import ArgumentValueError, CheckpointError, CheckpointNotFoundError
+from ._background import Background
+from ._claim import Claim, claim, settle
 from ._folders import clean, remove
 from ._load import load, read_metadata
 from ._manifest import read_manifest
+from ._prepared import Prepared, prepare
 from ._retention import retention
-from ._save import is_checkpoint, write_checkpoint
+from ._save import check_target, is_checkpoint, telling, write_checkpoint
 
 _STEP = re.compile(r"step_(\d{8,})")
 
@@ -31,17 +38,27 @@ class Checkpointer:
     a killed process left half-written is never listed, and is removed when the next `Checkpointer`
     of the directory is made.
 
+    `save` returns as soon as the tree may change again; the checkpoint is written meanwhile, one at
+    a time. An error on the way is raised by the next call of any method, with its cause. What is on
+    the host already (a training on CPU) is not copied for that: the next step finds its memory
+    looked at, and takes new memory for the state until the old one is on disk. What is on other
+    devices is copied to the host, and let go leaf by leaf.
+
     After each save, checkpoints that no `keep_` argument asks for are removed; never before the
     new one is complete, and never the one written last.
+
+    The first `save` locks the directory for this process. A second process that saves there is
+    told, and so is a second `Checkpointer` while this one is at work. The lock ends with `close`,
+    with the `Checkpointer`, or with the process, however that ends.
 
     Args:
         directory: Where the folders lie; made when the first one is written.
         keep_last: Keep this many of the greatest steps; None keeps all checkpoints.
         keep_best: `(metric, "min" or "max", count)`: also keep the `count` best, judged by the
-            `metrics` that they were saved with. Those saved without that metric are not judged.
+            `metrics` that they were saved with. Those saved without metrics are not judged.
         keep_every: Also keep those whose step is a multiple of this.
-        asynchronous: Accepted, and without effect in this version: `save` returns when the
-            checkpoint is on disk.
+        asynchronous: Whether to write while the training goes on. With False `save` returns when
+            the checkpoint is on disk, and has held at most one leaf in host memory.
 
     Attributes:
         directory: Where the folders lie.
@@ -67,8 +84,12 @@ class Checkpointer:
         asynchronous: bool = True,
     ):
         self.directory = pathlib.Path(directory)
+        self.asynchronous = asynchronous
         self._retention = retention(keep_last, keep_best, keep_every)
         self._metrics: dict[int, Mapping[str, float]] = {}
+        self._background = Background()
+        self._claim: Claim | None = None
+        self._owner = object()
         if self.directory.is_dir():
             clean(self.directory)
         elif self.directory.exists():
@@ -78,7 +99,13 @@ class Checkpointer:
             )
 
     def __repr__(self) -> str:
-        return f"Checkpointer({str(self.directory)!r}, steps={self.steps()})"
+        return f"Checkpointer({str(self.directory)!r}, steps={self._steps()})"
+
+    def __enter__(self) -> "Checkpointer":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def save(
         self,
@@ -93,28 +120,80 @@ class Checkpointer:
 
         Args:
             step: Which step, from 0.
-            tree: Any pytree; see `treadle.save`.
+            tree: Any pytree; see `treadle.save`. It may be donated or changed afterwards.
             metadata: A dictionary of JSON values to keep with it.
             metrics: Scalars by name, which `keep_best` judges by.
             overwrite: Whether to replace the checkpoint of this step, if there is one.
 
         Raises:
-            CheckpointError: If there is one already, a leaf cannot be saved, or the disk is full.
+            CheckpointError: If there is one already, a leaf cannot be saved, another process writes
+                to the directory, or the disk is full. If the save before failed, which went on in
+                the background: nothing is saved then, and the next call tries again.
             ArgumentTypeError: If `metadata` is not JSON, or a metric not a number.
+            ArgumentValueError: If there are metrics, and what `keep_best` asks for is not among
+                them.
         """
         step = whole_number("step", step, minimum=0)
+        self.wait()
+        prepared = prepare(tree, metadata, metrics)
+        self._require_judged(prepared.metrics)
         path = self.directory / _name(step)
         if not overwrite and os.path.lexists(path):
             raise CheckpointError(
                 f"There is a checkpoint of `step` (={step}) in {str(self.directory)!r} already: "
                 "say `overwrite=True` to replace it."
             )
-        write_checkpoint(path, tree, metadata, metrics, overwrite)
-        self._metrics.pop(step, None)
-        self._remove_superseded(step)
+        with telling(path):
+            claimed = self._claimed()
+        claimed.require_directory()
+        check_target(path, overwrite)
+        claimed.begin_save()
+        try:
+            if self.asynchronous:
+                prepared.hold()
+                name = f"The save of step {step} to {str(self.directory)!r}"
+                job = functools.partial(self._write, step, prepared, overwrite, claimed)
+                self._background.start(name, job)
+                return
+        except BaseException:
+            claimed.end_save()
+            raise
+        self._write(step, prepared, overwrite, claimed)
+
+    def _write(self, step: int, prepared: Prepared, overwrite: bool, claimed: Claim) -> None:
+        try:
+            write_checkpoint(self.directory / _name(step), prepared, overwrite)
+            self._metrics.pop(step, None)
+            self._remove_superseded(step)
+        finally:
+            claimed.end_save()
+
+    def _claimed(self) -> Claim:
+        if self._claim is None or not self._claim.is_of(self._owner):
+            self._claim = claim(self.directory, self._owner)
+            weakref.finalize(self, self._claim.give_up, self._owner)
+        return self._claim
+
+    @contextlib.contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        """For as long as a training goes on, nobody else may save to the directory."""
+        with telling(self.directory):
+            claimed = self._claimed()
+        with claimed.training():
+            yield
+
+    def _require_judged(self, metrics: Mapping[str, float]) -> None:
+        best = self._retention.best
+        if best is None or not metrics or best[0] in metrics:
+            return
+        near = difflib.get_close_matches(best[0], metrics, n=1, cutoff=0.3) or list(metrics)
+        raise ArgumentValueError(
+            f"`keep_best` judges by {best[0]!r}, which is not among the metrics that the "
+            f"checkpoint comes with: {', '.join(map(repr, metrics))}. Did you mean {near[0]!r}?"
+        )
 
     def _remove_superseded(self, newest: int) -> None:
-        steps = self.steps()
+        steps = self._steps()
         self._metrics = {step: self._metrics_of(step) for step in steps}
         for step in self._retention.superseded(self._metrics, newest):
             try:
@@ -137,18 +216,32 @@ class Checkpointer:
                 return {}
         return self._metrics[step]
 
-    def restore(self, like: PyTree, *, step: Door[int | None] = None) -> PyTree:
+    def restore(
+        self,
+        like: PyTree,
+        *,
+        step: Door[int | None] = None,
+        strict: bool = True,
+        rename: Door[Mapping[str, str] | None] = None,
+        only: Door[Sequence[str] | None] = None,
+        cast: bool = False,
+    ) -> PyTree:
         """Loads the tree of a step.
 
         Args:
             like: A tree of the same structure, shapes and dtypes; see `treadle.load`.
             step: Which step; None is the greatest.
+            strict: See `treadle.load`, as the rest.
+            rename: New names of leaves, by globs.
+            only: Globs of leaves to load.
+            cast: Whether to convert numbers to the precision of `like`.
 
         Raises:
             CheckpointNotFoundError: If there is no such checkpoint.
             CheckpointError: If it does not fit `like`, or is damaged.
         """
-        return load(self._folder(step), like)
+        folder = self._folder(step)
+        return load(folder, like, strict=strict, rename=rename, only=only, cast=cast)
 
     def metadata(self, step: Door[int | None] = None) -> dict[str, Any]:
         """The metadata of a step.
@@ -182,11 +275,25 @@ class Checkpointer:
         return self.directory / _name(chosen)
 
     def latest_step(self) -> int | None:
-        """The greatest step that there is a complete checkpoint of; None if there is none."""
+        """The greatest step that there is a complete checkpoint of; None if there is none.
+
+        Raises:
+            CheckpointError: If a save in the background failed.
+        """
         return max(self.steps(), default=None)
 
     def steps(self) -> list[int]:
-        """The steps that there are complete checkpoints of, in increasing order."""
+        """The steps that there are complete checkpoints of, in increasing order.
+
+        A save that is under way is waited for.
+
+        Raises:
+            CheckpointError: If it failed.
+        """
+        self.wait()
+        return self._steps()
+
+    def _steps(self) -> list[int]:
         if not self.directory.is_dir():
             return []
         found = []
@@ -197,4 +304,24 @@ class Checkpointer:
         return sorted(found)
 
     def wait(self) -> None:
-        """Returns when everything that was saved is on disk: in this version, at once."""
+        """Returns when everything that was saved is on disk.
+
+        Raises:
+            CheckpointError: If a save failed, with its cause.
+        """
+        self._background.wait()
+        # What another `Checkpointer` of the process is saving to the directory.
+        settle(self.directory)
+
+    def close(self) -> None:
+        """Waits, and lets others write to the directory. The next `save` locks it again.
+
+        Raises:
+            CheckpointError: If a save failed, with its cause.
+        """
+        try:
+            self.wait()
+        finally:
+            claimed, self._claim = self._claim, None
+            if claimed is not None:
+                claimed.give_up(self._owner)

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import socket
 
+from ._flock import FolderLock
 from ._manifest import MANIFEST
 
 # `.NAME.ROLE-HOST-PID-TOKEN` beside NAME. A `new` one is being written; an `old` one was moved
@@ -16,18 +17,37 @@ from ._manifest import MANIFEST
 _ASIDE = re.compile(r"\.(.+)\.(new|old|gone)-(\w+)-(\d+)-[0-9a-f]{8}")
 _HOST = re.sub(r"\W", "_", socket.gethostname())
 
-# The ones that this process is at work on; others with its number are of an earlier process that
-# had the same one (in a container, where numbers start over, that is usual).
+# The ones that this process is at work on, for where folders cannot be locked.
 _in_use: set[pathlib.Path] = set()
 
 
 class Aside:
-    """A name beside `path` that says who uses it; it is in use until `release`."""
+    """A folder beside `path` that says who is at work on it, and is locked until `release`."""
 
     def __init__(self, path: pathlib.Path, role: str):
-        token = secrets.token_hex(4)
-        self.path = path.with_name(f".{path.name}.{role}-{_HOST}-{os.getpid()}-{token}")
+        self._start = f".{path.name}.{role}-{_HOST}-{os.getpid()}"
+        self._lock: FolderLock | None = None
+        self.path = path
+        self._name_anew()
+
+    def _name_anew(self) -> None:
+        self.path = self.path.with_name(f"{self._start}-{secrets.token_hex(4)}")
         _in_use.add(self.path)
+
+    def make(self) -> None:
+        """Makes it, new and empty."""
+        self.path.mkdir()
+        self._lock = FolderLock(self.path)
+        if self._lock.held is False:
+            # Another process takes it for a dead one's, in the moment before it was locked.
+            self.forget()
+            self._name_anew()
+            self.make()
+
+    def take(self, path: pathlib.Path) -> None:
+        """Moves a folder there. It is locked before, so nobody ever sees it there unlocked."""
+        self._lock = FolderLock(path)
+        os.rename(path, self.path)
 
     def put_back(self, path: pathlib.Path) -> None:
         """Gives what was moved there its name again, unless another has it."""
@@ -35,12 +55,18 @@ class Aside:
             if os.path.lexists(self.path) and not os.path.lexists(path):
                 os.rename(self.path, path)
         finally:
-            _in_use.discard(self.path)
+            self.forget()
 
     def release(self) -> None:
         """Removes what is left there."""
         # What cannot be removed now is removed by the next `clean`.
         shutil.rmtree(self.path, ignore_errors=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Leaves what is there to whoever finds it."""
+        if self._lock is not None:
+            self._lock.release()
         _in_use.discard(self.path)
 
 
@@ -56,7 +82,11 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _is_abandoned(path: pathlib.Path, host: str, pid: int) -> bool:
+def _is_abandoned(path: pathlib.Path, host: str, pid: int, lock: FolderLock) -> bool:
+    # A lock ends with the process that holds it, on whatever machine that was, in whatever
+    # container; numbers of processes say less: they start over, and others get them.
+    if lock.held is not None:
+        return lock.held
     if host != _HOST:  # Whether a process of another machine is alive cannot be told from here.
         return False
     return path not in _in_use if pid == os.getpid() else not _is_alive(pid)
@@ -75,16 +105,27 @@ def clean(directory: pathlib.Path, name: str | None = None) -> None:
         name: Only what they left of the folder of this name.
     """
     for aside, match in _asides(directory):
-        if name not in (None, match[1]) or not _is_abandoned(aside, match[3], int(match[4])):
+        if name not in (None, match[1]):
             continue
-        final = directory / match[1]
-        if match[2] == "old" and not os.path.lexists(final):
-            # Killed between the two renames of `put_in_place`. Where it cannot be renamed (another
-            # process was faster, or the file system is read-only), `find` knows it as it is.
-            with contextlib.suppress(OSError):
-                os.rename(aside, final)
-        else:
-            shutil.rmtree(aside, ignore_errors=True)
+        try:
+            lock = FolderLock(aside)
+        except OSError:  # Another process was faster, or it may not be touched.
+            continue
+        try:
+            if _is_abandoned(aside, match[3], int(match[4]), lock):
+                _clean_one(aside, match[2], directory / match[1])
+        finally:
+            lock.release()
+
+
+def _clean_one(aside: pathlib.Path, role: str, final: pathlib.Path) -> None:
+    if role == "old" and not os.path.lexists(final):
+        # Killed between the two renames of `put_in_place`. Where it cannot be renamed (another
+        # process was faster, or the file system is read-only), `find` knows it as it is.
+        with contextlib.suppress(OSError):
+            os.rename(aside, final)
+    else:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def find(path: pathlib.Path) -> pathlib.Path:
@@ -127,7 +168,7 @@ def put_in_place(new: pathlib.Path, path: pathlib.Path, overwrite: bool) -> None
         return
     old = Aside(path, "old")
     try:
-        os.rename(path, old.path)
+        old.take(path)
         os.rename(new, path)
     except BaseException:
         old.put_back(path)
@@ -142,6 +183,6 @@ def remove(path: pathlib.Path) -> None:
     """Removes a folder all at once: nobody sees half of it under its name."""
     gone = Aside(path, "gone")
     try:
-        os.rename(path, gone.path)
+        gone.take(path)
     finally:
         gone.release()

@@ -1,22 +1,22 @@
 """Loading: every leaf checked against the manifest before a byte of it is used."""
 
-import io
 import os
 import pathlib
-import zlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.tree_util as jtu
-import numpy as np
 from jaxtyping import PyTree
 
-from .._errors import CheckpointError, CheckpointNotFoundError
+from .._custom_types import Door
+from .._errors import ArgumentTypeError, CheckpointError, CheckpointNotFoundError
 from ..tree._paths import flatten_with_paths
+from ._fit import fitted
 from ._folders import find
-from ._manifest import LEAVES, Manifest, Record, read_manifest
-from ._mismatch import mismatches
-from ._save import crc32
-from ._storage import from_storage, quoted, spec_of
+from ._manifest import Manifest, Record, read_manifest
+from ._reader import LeafReader
+from ._statics import statics_of
+from ._storage import casted, from_storage, quoted
 
 
 def open_manifest(path: str | os.PathLike[str]) -> tuple[pathlib.Path, Manifest]:
@@ -41,123 +41,92 @@ def open_manifest(path: str | os.PathLike[str]) -> tuple[pathlib.Path, Manifest]
     return folder, read_manifest(folder)
 
 
-class _Leaves:
-    """The file of leaves, which hands out no byte that its digest does not cover."""
-
-    def __init__(self, file: io.BufferedReader, name: str):
-        self._file = file
-        self._name = name
-
-    def read(self, record: Record) -> np.ndarray:
-        """A leaf as it was stored."""
-        raw = np.empty(record.nbytes, np.uint8)
-        self._file.seek(record.offset)
-        if self._file.readinto(raw.data) != record.nbytes:
-            raise self._damaged(record, "the file ends in the middle of it")
-        if crc32(zlib.crc32(raw.data)) != record.digest:
-            raise self._damaged(record, f"its bytes are not those that were written ({self._name})")
-        try:
-            stored = _parse(raw)
-        except ValueError as error:
-            raise self._damaged(record, f"it is not an array in NumPy's format: {error}") from error
-        # NumPy's format knows bfloat16 as two raw bytes.
-        dtype = np.dtype("V2" if record.spec.storage == "bfloat16" else record.spec.storage)
-        ndim = len(record.spec.shape)  # Of keys; their data have an axis more.
-        if stored.dtype != dtype or stored.shape[:ndim] != record.spec.shape:
-            raise self._damaged(record, f"the file has {stored.dtype}{list(stored.shape)} there")
-        return stored
-
-    def _damaged(self, record: Record, how: str) -> CheckpointError:
-        return CheckpointError(
-            f"The checkpoint {self._name!r} is damaged at the leaf {quoted(record.path)}: {how}. "
-            "Go back to an earlier checkpoint."
-        )
-
-
-def _parse(raw: np.ndarray) -> np.ndarray:
-    """An array in NumPy's format, without a copy and without ever unpickling."""
-    head = io.BytesIO(raw[: 1 << 16].tobytes())
-    version = np.lib.format.read_magic(head)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
-    else:
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
-    if dtype.hasobject:
-        raise ValueError(f"dtype {dtype} is pickled")
-    flat = raw[head.tell() :].view(dtype)
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
-
-
-def _check_fits(folder: pathlib.Path, manifest: Manifest, named: list[tuple[str, Any]]) -> None:
-    saved = {record.path: record.spec for record in manifest.records}
-    specs = {path: spec_of(path, leaf) for path, leaf in named}
-    wanted = {path: spec for path, spec in specs.items() if spec is not None}
-    if lines := mismatches(saved, wanted):
+def _leaf(reader: LeafReader, record: Record | None, like: Any) -> Any:
+    if record is None:
+        return like
+    if record.value is not None:
+        return int(record.value, 16)
+    stored = reader.read(record)
+    try:
+        return from_storage(casted(stored, record.spec, like), like)
+    except OverflowError as error:
         raise CheckpointError(
-            f"The checkpoint {str(folder)!r} does not fit `like`: it has {len(saved)} leaves, "
-            f"`like` has {len(wanted)}, and these differ:\n  "
-            + "\n  ".join(lines)
-            + "\nBuild `like` as the tree was built that was saved; nothing is cast or reshaped."
+            f"The leaf {quoted(record.path)} cannot be cast: {error}. Load it as it is, without "
+            "`cast`, and convert it as you want it."
+        ) from error
+
+
+def _require_globs(only: Any) -> None:
+    if only is not None and (isinstance(only, str) or not isinstance(only, Sequence)):
+        raise ArgumentTypeError(
+            f"`only` (={only!r}) must be a list of globs, such as ['encoder/**'], not of type "
+            f"{type(only).__name__}."
         )
 
 
-def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
+def load(
+    path: str | os.PathLike[str],
+    like: PyTree,
+    *,
+    strict: bool = True,
+    rename: Door[Mapping[str, str] | None] = None,
+    only: Door[Sequence[str] | None] = None,
+    cast: bool = False,
+) -> PyTree:
     """Loads a tree that `save` wrote.
+
+    Every byte is checked against its digest before it is used. Nothing is unpickled, and nothing
+    outside of the folder is read, whatever the manifest says.
 
     Args:
         path: The folder.
         like: A tree of the same structure, shapes and dtypes; `jax.ShapeDtypeStruct`s will do
             (`eqx.filter_eval_shape(make_model, key)`).
+        strict: Whether everything must fit. With False, leaves that are missing in the checkpoint,
+            or of another shape or dtype there, stay those of `like`, and what `like` does not have
+            is not read; a warning in the log `treadle` says which.
+        rename: New names of leaves by globs over those in the checkpoint, such as
+            `{"encoder/**": "backbone/**"}`. To load the model of a `TrainState`:
+            `rename={"model/**": "**"}, strict=False`.
+        only: Globs over the leaves of `like`: the others stay as they are, and what else the
+            checkpoint has does not matter.
+        cast: Whether numbers of another precision are converted to that of `like` (floats to
+            floats, complex numbers to complex numbers, integers to integers). A number that does
+            not fit is an error.
 
     Returns:
         The tree, with NumPy arrays and Python numbers where `like` has them, elsewhere with JAX
-        arrays on the default device, not committed to it. What is not saved (functions,
-        strings) is that of `like`.
+        arrays. These lie where those of `like` were put (`jax.device_put`, a `sharding`), else on
+        the default device, not committed to it. What is not saved (functions, strings) is that of
+        `like`.
 
     Raises:
         CheckpointNotFoundError: If there is nothing at `path`.
-        CheckpointError: If the checkpoint does not fit `like`, with every leaf that does not; or
-            if it is damaged, with the leaf where it is.
+        CheckpointError: If the checkpoint does not fit `like`, with every leaf that does not and
+            the call that loads the rest; or if it is damaged, with the leaf where it is.
+        TreeError: If a glob matches nothing.
+        ArgumentTypeError, ArgumentValueError: If `rename` or `only` cannot be used.
 
     Example:
         >>> treadle.save("model", model)
         >>> model = treadle.load("model", eqx.filter_eval_shape(make_model, jax.random.key(0)))
     """
+    _require_globs(only)
     folder, manifest = open_manifest(path)
     named, treedef = flatten_with_paths(like)
-    _check_fits(folder, manifest, named)
-    records = {record.path: record for record in manifest.records}
-    leaves = []
-    with _open_leaves(folder, manifest) as file:
-        reader = _Leaves(file, str(folder / LEAVES))
-        for path_, leaf in named:
-            record = records.get(path_)
-            if record is None:
-                leaves.append(leaf)
-            elif record.value is not None:
-                leaves.append(int(record.value, 16))
-            else:
-                leaves.append(from_storage(reader.read(record), leaf))
+    records = fitted(
+        folder,
+        manifest,
+        named,
+        statics_of(like),
+        strict=strict,
+        rename=rename,
+        only=only,
+        cast=cast,
+    )
+    with LeafReader(folder, manifest) as reader:
+        leaves = [_leaf(reader, records.get(name), leaf) for name, leaf in named]
     return jtu.tree_unflatten(treedef, leaves)
-
-
-def _open_leaves(folder: pathlib.Path, manifest: Manifest) -> io.BufferedReader:
-    try:
-        file = open(folder / LEAVES, "rb")  # noqa: SIM115  # The caller closes it.
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"The checkpoint {str(folder)!r} is damaged: its file {LEAVES} is gone. Go back to an "
-            "earlier checkpoint."
-        ) from None
-    expected = sum(record.nbytes for record in manifest.records)
-    # A file that is too short is told by the leaf that is cut off.
-    if (size := os.fstat(file.fileno()).st_size) > expected:
-        file.close()
-        raise CheckpointError(
-            f"The checkpoint {str(folder)!r} is damaged: its file {LEAVES} has {size} bytes, and "
-            f"{expected} were written. Go back to an earlier checkpoint."
-        )
-    return file
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The manifest of a checkpoint: what each leaf is and where, and what else was kept with it."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -9,15 +8,20 @@ import re
 from typing import Any
 
 from .._errors import CheckpointError
+from ._digest import WIDTH, digest_of
+from ._regular import read_regular
+from ._schema import Malformed, integer, mapping, member, sequence, shape, text
 from ._storage import Spec
 
 MANIFEST = "manifest.json"
 LEAVES = "leaves-00000.eqx"
 
 _FORMAT = "treadle-checkpoint"
-_VERSION = 1
-_BLANK = "0" * 64
-_DIGEST = re.compile(rb'\A\{\n"digest": "sha256:([0-9a-f]{64})",\n')
+_VERSION = 2
+_BLANK = "0" * WIDTH
+_DIGEST = re.compile(rb'\A\{\n"digest": "(xxh3_128:([0-9a-f]{%d}))",\n' % WIDTH)
+# Of version 1, which no release wrote.
+_EARLIER = re.compile(rb'\A\{\n"digest": "sha256:[0-9a-f]{64}",\n')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +47,26 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Everything about a checkpoint but the values of its leaves."""
+    """Everything about a checkpoint but the values of its leaves.
+
+    Attributes:
+        records: The leaves, in the order in which they lie in the file, one behind the other.
+        statics: The static fields that are plain values, printed, by path.
+        metadata: What the user kept with the tree.
+        metrics: What `keep_best` judges by.
+        versions: Of the packages that wrote it.
+    """
 
     records: list[Record]
+    statics: dict[str, str]
     metadata: dict[str, Any]
     metrics: dict[str, float]
+    versions: dict[str, str | None] = dataclasses.field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """How long the file of leaves is."""
+        return sum(record.nbytes for record in self.records)
 
 
 def write_manifest(manifest: Manifest) -> bytes:
@@ -59,14 +78,16 @@ def write_manifest(manifest: Manifest) -> bytes:
         "versions": {name: _version(name) for name in names},
         "metadata": manifest.metadata,
         "metrics": manifest.metrics,
+        "static": manifest.statics,
         "file": LEAVES,
+        "nbytes": manifest.nbytes,
     }
-    lines = [f'"digest": "sha256:{_BLANK}"']
+    lines = [f'"digest": "xxh3_128:{_BLANK}"']
     lines += [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
     leaves = ",\n".join(json.dumps(_to_json(record)) for record in manifest.records)
     lines.append(f'"leaves": [\n{leaves}\n]')
     blank = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
-    digest = hashlib.sha256(blank).hexdigest()
+    digest = digest_of(blank).removeprefix("xxh3_128:")
     return blank.replace(_BLANK.encode(), digest.encode(), 1)
 
 
@@ -83,43 +104,101 @@ def _to_json(record: Record) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _from_json(fields: dict[str, Any]) -> Record:
+def _from_json(fields: Any) -> Record:
+    fields = mapping(fields)
     spec = Spec(
-        shape=tuple(fields["shape"]),
-        dtype=fields["dtype"],
-        storage=fields.get("storage"),
-        key_implementation=fields.get("key_implementation"),
+        shape=shape(fields),
+        dtype=text(fields, "dtype"),
+        storage=member(fields, "storage", str, optional=True),
+        key_implementation=member(fields, "key_implementation", str, optional=True),
     )
-    place = (fields["offset"], fields["nbytes"], fields["digest"])
-    return Record(fields["path"], spec, *place, value=fields.get("value"))
+    value = member(fields, "value", str, optional=True)
+    if (spec.storage is None) != (value is not None):
+        raise Malformed("a leaf has either a `storage` in the file or a `value`")
+    if value is not None and not re.fullmatch(r"-?0x[0-9a-f]+", value):
+        raise Malformed(f"`value` (={value!r}) is no integer in hexadecimal")
+    place = (integer(fields, "offset"), integer(fields, "nbytes"), text(fields, "digest"))
+    return Record(text(fields, "path"), spec, *place, value=value)
+
+
+def _from_fields(fields: Any) -> Manifest:
+    """The manifest, of which nothing is believed that was not checked.
+
+    Raises:
+        Malformed: If it is not one that `write_manifest` could have written.
+    """
+    fields = mapping(fields)
+    if text(fields, "file") != LEAVES:
+        raise Malformed(f"`file` (={fields['file']!r}) is not {LEAVES!r}")
+    records = [_from_json(leaf) for leaf in sequence(fields, "leaves")]
+    offset = 0
+    seen: set[str] = set()
+    for record in records:
+        if record.path in seen:
+            raise Malformed(f"the path {record.path!r} stands there twice")
+        seen.add(record.path)
+        # One behind the other, so that no byte is without a digest, and none has two.
+        if record.offset != offset:
+            raise Malformed(
+                f"the leaf {record.path!r} begins at {record.offset}, and the one before it ends "
+                f"at {offset}"
+            )
+        offset += record.nbytes
+    if integer(fields, "nbytes") != offset:
+        raise Malformed(f"`nbytes` (={fields['nbytes']}) is not that of all leaves ({offset})")
+    statics = mapping(member(fields, "static", dict))
+    metrics = mapping(member(fields, "metrics", dict))
+    for name, value in metrics.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise Malformed(f"`metrics` has {value!r} for {name!r}, which is no number")
+    for name, value in statics.items():
+        if not isinstance(value, str):
+            raise Malformed(f"`static` has {value!r} for {name!r}, which is no text")
+    metadata = mapping(member(fields, "metadata", dict))
+    versions = mapping(member(fields, "versions", dict))
+    return Manifest(records, statics, metadata, metrics, versions)
 
 
 def read_manifest(folder: pathlib.Path) -> Manifest:
     """The manifest of the checkpoint in a folder.
 
     Raises:
-        CheckpointError: If there is none, if it is damaged, or if a newer treadle wrote it.
+        CheckpointError: If there is none, if it is damaged, or if another version wrote it.
     """
+    file = folder / MANIFEST
     try:
-        raw = (folder / MANIFEST).read_bytes()
+        raw = read_regular(file)
     except FileNotFoundError:
         raise CheckpointError(
             f"{str(folder)!r} is not a checkpoint: it has no {MANIFEST}. Give the folder that "
             "`treadle.save` wrote."
         ) from None
     found = _DIGEST.match(raw)
-    blank = b"" if found is None else raw[: found.start(1)] + _BLANK.encode() + raw[found.end(1) :]
-    if found is None or hashlib.sha256(blank).hexdigest().encode() != found[1]:
+    blank = b"" if found is None else raw[: found.start(2)] + _BLANK.encode() + raw[found.end(2) :]
+    if found is None and _EARLIER.match(raw):
+        raise _of_another_version(folder, _FORMAT, 1)
+    if found is None or digest_of(blank).encode() != found[1]:
         raise CheckpointError(
             f"The {MANIFEST} of the checkpoint {str(folder)!r} is damaged: it is not what was "
             "written. Go back to an earlier checkpoint."
         )
-    fields = json.loads(raw)
-    if (fields["format"], fields["version"]) != (_FORMAT, _VERSION):
+    try:
+        # Of deep nesting, Python's reader says so by a `RecursionError`.
+        fields = mapping(json.loads(raw))
+        format_, version = text(fields, "format"), integer(fields, "version")
+        if (format_, version) == (_FORMAT, _VERSION):
+            return _from_fields(fields)
+    except (Malformed, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"The checkpoint {str(folder)!r} has format {fields['format']!r}, version "
-            f"{fields['version']}, and this treadle reads {_FORMAT!r}, version {_VERSION}: read it "
-            "with the treadle that wrote it, or with a newer one."
-        )
-    records = [_from_json(leaf) for leaf in fields["leaves"]]
-    return Manifest(records, fields["metadata"], fields["metrics"])
+            f"The {MANIFEST} of the checkpoint {str(folder)!r} was not written by treadle, though "
+            f"its digest is right: {error}. Do not use what else lies there."
+        ) from error
+    raise _of_another_version(folder, format_, version)
+
+
+def _of_another_version(folder: pathlib.Path, format_: str, version: int) -> CheckpointError:
+    return CheckpointError(
+        f"The checkpoint {str(folder)!r} has format {format_!r}, version {version}, and this "
+        f"treadle reads {_FORMAT!r}, version {_VERSION}: read it with the treadle that wrote it, "
+        "or with a newer one."
+    )

@@ -1,5 +1,6 @@
 """What of a checkpoint does not fit a tree, leaf by leaf."""
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 
@@ -9,37 +10,87 @@ from ._storage import Spec, quoted
 _MOST_NEAREST = 16
 
 
-def mismatches(saved: Mapping[str, Spec], wanted: Mapping[str, Spec]) -> list[str]:
-    """A line for each leaf that does not fit; empty if all of them do.
+@dataclasses.dataclass(frozen=True)
+class Mismatch:
+    """What does not fit.
+
+    Attributes:
+        fitting: The leaves that do, by path.
+        missing: Those of `like` that the checkpoint does not have.
+        unexpected: Those of the checkpoint that `like` does not have.
+        lines: A line for each leaf and field that does not fit; empty if all of them do.
+        renames: The leaf of `like` that a leaf of the checkpoint is likely to be by now.
+    """
+
+    fitting: list[str]
+    missing: list[str]
+    unexpected: list[str]
+    lines: list[str]
+    renames: dict[str, str]
+
+
+def mismatches(
+    saved: Mapping[str, Spec],
+    wanted: Mapping[str, Spec],
+    statics: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
+    *,
+    cast: bool = False,
+) -> Mismatch:
+    """What does not fit.
 
     Args:
         saved: The leaves of the checkpoint.
         wanted: The leaves of `like`.
+        statics: The static fields of both.
+        cast: Whether numbers of another precision fit.
     """
     missing = [path for path in wanted if path not in saved]
     unexpected = [path for path in saved if path not in wanted]
-    lines = []
+    lines, renames = [], {}
     for at, path in enumerate(missing):
         near = _nearest(path, unexpected if at < _MOST_NEAREST else ())
-        lines.append(f"missing     {quoted(path)} {wanted[path]} is not in the checkpoint{near}")
+        if near is not None and not _difference(saved[near], wanted[path], cast):
+            renames.setdefault(near, path)
+        lines.append(
+            f"missing     {quoted(path)} {wanted[path]} is not in the checkpoint{_which(near)}"
+        )
     for at, path in enumerate(unexpected):
         near = _nearest(path, missing if at < _MOST_NEAREST else ())
-        lines.append(f"unexpected  {quoted(path)} {saved[path]} is not in `like`{near}")
+        lines.append(f"unexpected  {quoted(path)} {saved[path]} is not in `like`{_which(near)}")
+    fitting = []
     for path, spec in wanted.items():
-        if path in saved and (kind := _difference(saved[path], spec)):
+        if path not in saved:
+            continue
+        if kind := _difference(saved[path], spec, cast):
             lines.append(
                 f"{kind:<12}{quoted(path)} is {saved[path]} in the checkpoint and {spec} in `like`"
             )
-    return lines
+        else:
+            fitting.append(path)
+    there, here = statics
+    lines += [
+        f"static      {quoted(path)} is {there[path]} in the checkpoint and {here[path]} in `like`"
+        for path in here
+        if path in there and there[path] != here[path]
+    ]
+    return Mismatch(fitting, missing, unexpected, lines, renames)
 
 
-def _nearest(path: str, candidates: Iterable[str]) -> str:
-    found = difflib.get_close_matches(path, candidates, n=1)
-    return f", which has {quoted(found[0])}" if found else ""
+def nearest(path: str, candidates: Iterable[str], count: int = 3) -> list[str]:
+    """The names that are most like one."""
+    return difflib.get_close_matches(path, candidates, n=count)
 
 
-def _difference(saved: Spec, wanted: Spec) -> str | None:
+def _nearest(path: str, candidates: Iterable[str]) -> str | None:
+    return next(iter(nearest(path, candidates, 1)), None)
+
+
+def _which(near: str | None) -> str:
+    return "" if near is None else f", which has {quoted(near)}"
+
+
+def _difference(saved: Spec, wanted: Spec, cast: bool) -> str | None:
     if saved.shape != wanted.shape:
         return "shape"
     same = (saved.dtype, saved.key_implementation) == (wanted.dtype, wanted.key_implementation)
-    return None if same else "dtype"
+    return None if same or (cast and saved.casts_to(wanted)) else "dtype"

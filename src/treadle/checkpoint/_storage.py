@@ -42,6 +42,19 @@ class Spec:
         name = f"key<{self.key_implementation}>" if self.dtype == "key" else self.dtype
         return f"{name}[{','.join(map(str, self.shape))}]"
 
+    def casts_to(self, other: "Spec") -> bool:
+        """Whether both are arrays of floats, of complex numbers or of integers."""
+        kinds = [_number_kind(spec.dtype) for spec in (self, other)]
+        return kinds[0] is not None and kinds[0] is kinds[1]
+
+
+def _number_kind(dtype: str) -> Any:
+    if dtype == "key" or dtype.startswith("python "):
+        return None
+    # The kinds of numbers that are not NumPy's are known to JAX.
+    kinds = (jnp.integer, jnp.floating, jnp.complexfloating)
+    return next((kind for kind in kinds if jnp.issubdtype(np.dtype(dtype), kind)), None)
+
 
 def quoted(path: str) -> str:
     """A leaf's path for a message; the tree itself has an empty one."""
@@ -119,36 +132,100 @@ def to_storage(leaf: Any, spec: Spec) -> np.ndarray:
     return array if spec.storage == spec.dtype else array.view(np.dtype(spec.storage))
 
 
-def _on_host(array: jax.Array) -> np.ndarray:
-    # Through a second name for the same buffers, for an array that was read keeps the host's copy
-    # for as long as it lives: a save would leave the whole state in host memory.
+def another_name(array: jax.Array) -> jax.Array:
+    """The same buffers under a second name.
+
+    An array that was read keeps the host's copy for as long as it lives: a save would leave the
+    whole state in host memory.
+    """
     if array.is_fully_replicated:
-        return np.asarray(array.addressable_data(0))
+        return array.addressable_data(0)
     shards = [shard.data for shard in array.addressable_shards]
-    return np.asarray(jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards))
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, shards)
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+    return np.asarray(another_name(array))
 
 
 def from_storage(stored: np.ndarray, like: Any) -> Any:
-    """The leaf that was stored, as the kind of leaf that stands in `like`: of the same spec."""
+    """The leaf that was stored, as the kind of leaf that stands in `like`: of the same spec.
+
+    Args:
+        stored: In memory that nobody else has; it may become the leaf's.
+        like: A leaf.
+    """
     if type(like) in _PYTHON:
         return stored.item()
     if isinstance(like, (np.ndarray, np.generic)):
         array = _with_dtype(stored, like.dtype)
         return array[()] if isinstance(like, np.generic) else array
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(_on_device(stored), impl=_key_implementation(like))
-    return _on_device(_with_dtype(stored, np.dtype(like.dtype)))
+        keys = jax.random.wrap_key_data(_on_device(stored), impl=_key_implementation(like))
+        where = _placed(like)
+        return keys if where is None else jax.device_put(keys, where)
+    return _on_device(_with_dtype(stored, np.dtype(like.dtype)), _placed(like))
+
+
+def casted(stored: np.ndarray, spec: Spec, like: Any) -> np.ndarray:
+    """What was stored, as numbers of the dtype of `like`, in the dtype that `like` is stored with.
+
+    Raises:
+        OverflowError: If a number does not fit that dtype.
+    """
+    wanted = spec_of("", like)
+    if wanted is None or (wanted.dtype, wanted.storage) == (spec.dtype, spec.storage):
+        return stored
+    if wanted.dtype == spec.dtype:  # bfloat16 has a carrier in NumPy arrays, and none in JAX's.
+        return stored
+    numbers = _with_dtype(stored, np.dtype(spec.dtype))
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = numbers.astype(np.dtype(wanted.dtype))
+        wide = np.complex128 if cast.dtype.kind == "c" else np.float64
+        if np.issubdtype(numbers.dtype, np.integer):
+            lost = numbers != cast
+        else:
+            lost = np.isfinite(numbers.astype(wide)) & ~np.isfinite(cast.astype(wide))
+    if np.any(lost):
+        at = tuple(map(int, np.argwhere(lost)[0])) if lost.ndim else ()
+        raise OverflowError(f"{numbers[at]} at {list(at)} is no {cast.dtype.name}")
+    return cast
+
+
+def decoded(stored: np.ndarray, spec: Spec) -> Any:
+    """The leaf that was stored: a NumPy array, a typed key, or a Python number.
+
+    Raises:
+        ValueError, TypeError: If there is no such dtype or implementation here, or it does not go
+            with how it was stored.
+    """
+    if spec.dtype == "key":
+        return jax.random.wrap_key_data(_on_device(stored), impl=spec.key_implementation)
+    kinds = {f"python {kind.__name__}": kind for kind in _PYTHON}
+    if spec.dtype in kinds:
+        return kinds[spec.dtype](stored.item())
+    dtype = np.dtype(spec.dtype)
+    if dtype.hasobject or dtype.itemsize != stored.dtype.itemsize:
+        raise TypeError(f"{stored.dtype} does not carry {dtype}")
+    return _with_dtype(stored, dtype)
 
 
 def _with_dtype(stored: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return stored if stored.dtype == dtype else stored.view(dtype)
 
 
-def _on_device(array: np.ndarray) -> jax.Array:
-    # 64 bits stay 64 bits, whatever the mode: `like` has them. And a copy, for a buffer that
-    # belongs to NumPy could not be donated.
+def _placed(like: Any) -> Any:
+    """Where `like` wants the leaf to lie; None where it does not say."""
+    if isinstance(like, jax.ShapeDtypeStruct):
+        return like.sharding
+    return like.sharding if like.committed else None
+
+
+def _on_device(array: np.ndarray, where: Any = None) -> jax.Array:
+    # 64 bits stay 64 bits, whatever the mode: `like` has them. On CPU it may stay where it is; the
+    # first step that it is donated to then takes new memory, and is as long as a copy longer.
     with enable_x64(True):
-        return jax.device_put(array, may_alias=False)
+        return jax.device_put(array, where)
 
 
 def storage_like(tree: PyTree) -> PyTree:
