@@ -198,10 +198,16 @@ def test_the_first_array_is_zeros_wherever_there_is_a_zero():
         ({"dtype": "datetime64[s]"}, ArgumentValueError, "a dtype that JAX does not have"),
         ({"shape": "ab"}, ArgumentTypeError, r"`shape` \(='ab'\) must be a tuple"),
         ({"shape": (2, -1)}, ArgumentValueError, "has a negative size"),
+        ({"shape": ""}, ArgumentTypeError, r"`shape` \(=''\) must be a tuple"),
+        ({"shape": (True,)}, ArgumentTypeError, r"`shape` \(=\(True,\)\) must be a tuple"),
+        ({"dtype": ">f4"}, ArgumentValueError, r"`dtype` \(='>f4'\) is a dtype that JAX does not"),
+        ({"dtype": np.longdouble, "kind": "numpy"}, ArgumentValueError, "that JAX does not have"),
         ({"kind": "tensor"}, ArgumentValueError, r"`kind` \(='tensor'\) must be one of"),
         ({"min_value": 2, "max_value": 1}, ArgumentValueError, "is above `max_value`"),
         ({"max_value": np.inf}, ArgumentValueError, "must be finite"),
         ({"max_value": "1"}, ArgumentTypeError, r"`max_value` \(='1'\) must be a number"),
+        ({"max_value": np.complex64(1)}, ArgumentTypeError, "must be a number, or None"),
+        ({"max_value": 10**400}, ArgumentValueError, "must be finite, and not beyond all floats"),
     ],
 )
 def test_wrong_arguments_are_told_at_once(arguments, error, message):

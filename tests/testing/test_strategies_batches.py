@@ -14,7 +14,7 @@ from tests.testing.drawing import aliases, bits, drawn
 import treadle
 from treadle import ArgumentTypeError, ArgumentValueError, BatchError
 from treadle._diagnose import compilation_counter
-from treadle.testing import batches_like, modules, pool, same_structure
+from treadle.testing import arrays, batches_like, modules, pool, same_structure
 
 
 def make_of(leaf):
@@ -62,6 +62,26 @@ def test_a_second_tree_is_special_on_request():
     special = np.stack(drawn(same_structure(tree, special=True), 60))
     assert np.isnan(special).any()
     assert np.isinf(special).any()
+
+
+def test_a_second_tree_in_the_other_order_of_bytes():
+    tree = np.zeros((2, 3), ">f4")
+    found = drawn(same_structure(tree), 40)
+    assert {leaf.dtype for leaf in found} == {tree.dtype}
+    # Of bytes in the wrong order nearly all numbers are next to 0.
+    assert any(np.array_equal(leaf, np.arange(6).reshape(2, 3)) for leaf in found)
+
+
+def test_what_no_array_of_jax_can_hold_stays():
+    tree = [np.ones(2, np.longdouble), np.array(["a"])]
+    (found, *_) = drawn(same_structure(tree), 2)
+    assert [*map(id, found)] == [*map(id, tree)]
+
+
+@pytest.mark.parametrize("make", [same_structure, batches_like])
+def test_a_strategy_in_the_place_of_a_tree_is_told(make):
+    with pytest.raises(ArgumentTypeError, match=r"has a strategy at 'x', .*`data\.draw\(\.\.\.\)`"):
+        make({"x": arrays()})
 
 
 def test_a_second_tree_of_many_leaves():
@@ -147,6 +167,31 @@ def test_a_step_trains_on_what_is_drawn():
             ArgumentValueError,
             "'lable', which is no path of `spec`: those are .*'label'",
         ),
+        (
+            lambda: batches_like({"a": np.zeros(2), "b": np.zeros((3, 2))}),
+            BatchError,
+            "`spec` has 2 examples at 'a' and 3 at 'b'",
+        ),
+        (
+            lambda: batches_like(SPEC, integers=("0", "9")),
+            ArgumentTypeError,
+            r"`integers\[0\]` \(='0'\) must be a number\.",
+        ),
+        (
+            lambda: batches_like(SPEC, floats=(0, np.nan)),
+            ArgumentValueError,
+            r"`floats\[1\]` \(=nan\) must be finite",
+        ),
+        (
+            lambda: batches_like(SPEC, integers={"label": (0.2, 0.7)}),
+            ArgumentValueError,
+            r"`integers` \(=\(0.2, 0.7\)\) has no number of .* at 'label', int32",
+        ),
+        (
+            lambda: batches_like(SPEC, floats=(1e39, 1e40)),
+            ArgumentValueError,
+            r"`floats` \(=\(1e\+39, 1e\+40\)\) has no number of .* at '(half|image)'",
+        ),
         (lambda: batches_like(SPEC, floats=1.0), ArgumentTypeError, "`floats` .* must be a pair"),
         (lambda: batches_like(SPEC, size=-1), ArgumentValueError, r"`size` \(=-1\) must be"),
         (lambda: batches_like(SPEC, kind="list"), ArgumentValueError, r"`kind` \(='list'\)"),
@@ -156,6 +201,12 @@ def test_a_step_trains_on_what_is_drawn():
 def test_wrong_arguments_are_told_at_once(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("size", [-1, "2"])
+def test_a_wrong_size_is_told_when_it_is_drawn(size):
+    with pytest.raises(treadle.TreadleError, match=r"`size` \(=.* must be a whole number"):
+        drawn(batches_like(SPEC, size=st.just(size)), 2)
 
 
 def test_drawing_them_compiles_nothing():

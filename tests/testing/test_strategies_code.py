@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.testing.drawing import Uncompiled, assert_identical, drawn, paste, shrunk
 
 import treadle
+from treadle import ArgumentValueError
 from treadle._compat import enable_x64
 from treadle.testing import (
     arrays,
@@ -22,6 +23,7 @@ from treadle.testing import (
     optimizers,
     pool,
     pytrees,
+    same_structure,
     train_states,
 )
 
@@ -168,6 +170,35 @@ def test_what_is_drawn_inside_of_others_prints_too():
     both = st.tuples(arrays("int32", shape=()), st.lists(keys(), min_size=1))
     printed, _ = shrunk(both, lambda pair: True)
     assert printed == '(jnp.zeros((), "int32"), [jax.random.key(0)])'
+
+
+# -- strategies themselves ----------------------------------------------------------------------
+
+
+WRITTEN = {
+    "arrays()": arrays(),
+    "arrays(dtype='float64', shape=(2,), special=True)": arrays("float64", (2,), special=True),
+    "keys(shape=just(()))": keys(shape=st.just(())),
+    "modules(floats_only=True)": modules(floats_only=True),
+    "modules(stateful=True)": modules(stateful=True),
+    "pytrees(leaves=integers(), max_depth=2)": pytrees(st.integers(), max_depth=2),
+    "same_structure(tree=[f32[2]])": same_structure([jnp.zeros(2)]),
+    "batches_like(spec=f32[4,2](numpy), size=3)": batches_like(np.zeros((4, 2), "f4"), size=3),
+    "optimizers()": optimizers(),
+    "train_states(max_step=3)": train_states(max_step=3),
+}
+
+
+@pytest.mark.parametrize("call", WRITTEN)
+def test_a_strategy_shows_as_the_call_that_made_it(call):
+    assert repr(WRITTEN[call]) == call
+
+
+def test_what_goes_wrong_while_drawing_names_the_call():
+    call = "arrays(dtype='float64', shape=(2,), special=True)"
+    with pytest.raises(ArgumentValueError, match="needs 64 bits") as caught:
+        drawn(WRITTEN[call], 2)
+    assert f"while generating 'value' from {call}" in caught.value.__notes__
 
 
 # -- `code` itself --------------------------------------------------------------------------------

@@ -302,6 +302,14 @@ def test_trees_of_ones_own_leaves():
     assert len({type(tree) for tree in trees} & {dict, list, tuple, pool.Point, pool.Record}) >= 3
 
 
+@pytest.mark.parametrize("options", [{"floats_only": True}, {"max_leaves": 1}])
+def test_where_no_layer_of_equinox_fits_the_state_is_of_another(options):
+    for module, state in drawn(modules(stateful=True, **options), 20):
+        assert any(isinstance(node, pool.Memory) for node in modules_of(module))
+        assert jax.tree.leaves(state)
+        assert all(eqx.is_inexact_array(leaf) for leaf in jax.tree.leaves(module))
+
+
 def test_nothing_is_shared_where_that_is_not_wanted():
     for tree in drawn(pytrees(modules=False, shared=False), 40):
         places = aliases(jax.tree.leaves(tree))
@@ -318,6 +326,17 @@ def test_nothing_is_shared_where_that_is_not_wanted():
         (lambda: modules(max_leaves=0), ArgumentValueError, r"`max_leaves` \(=0\) must be"),
         (lambda: modules(max_depth=1.5), ArgumentTypeError, r"`max_depth` \(=1.5\) must be"),
         (lambda: modules(dtype="many"), ArgumentTypeError, r"`dtype` \(='many'\) is no dtype"),
+        (
+            lambda: modules(dtype=["float32", "integer"], floats_only=True),
+            ArgumentValueError,
+            r"`dtype` \(=.*'integer'\]\) must be of floats",
+        ),
+        (
+            lambda: pytrees(keys(), special=True),
+            ArgumentValueError,
+            "`special` is of the leaves .* tell it to that strategy",
+        ),
+        (lambda: pytrees(keys(), dtype="int32"), ArgumentValueError, "`dtype` is of the leaves"),
         (lambda: pytrees(jnp.ones(2)), ArgumentTypeError, r"`leaves` .* must be a strategy"),
         (lambda: pytrees(max_depth=-1), ArgumentValueError, r"`max_depth` \(=-1\) must be"),
     ],

@@ -181,6 +181,7 @@ def test_drawing_them_compiles_nothing():
         ),
         ({"model": 1}, ArgumentTypeError, "`step` is missing: give `step` and `model`"),
         ({"max_step": -1}, ArgumentValueError, r"`max_step` \(=-1\) must be"),
+        ({"max_step": 2**31}, ArgumentValueError, r"`max_step` \(=2147483648\) must be at most"),
     ],
 )
 def test_wrong_arguments_are_told_at_once(arguments, error, message):

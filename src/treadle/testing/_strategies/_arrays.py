@@ -15,6 +15,7 @@ from ._limits import Limits, limits_of
 from ._printed import remember
 from ._shapes import shapes_of
 from ._values import FEW_CHANGES, MANY_CHANGES, Changes, Slot, draw_values
+from ._written import as_written
 
 
 class ArrayPlan(NamedTuple):
@@ -122,6 +123,5 @@ def arrays(
     )
     kinds = ("jax", "numpy") if kind == "any" else (kind,)
     changes = MANY_CHANGES if limits.is_special else FEW_CHANGES
-    return _arrays(
-        ArrayPlan(dtypes_of(dtype), shapes_of(shape), limits, kinds, allow_weak, changes)
-    )
+    plan = ArrayPlan(dtypes_of(dtype), shapes_of(shape), limits, kinds, allow_weak, changes)
+    return as_written(arrays, locals(), _arrays(plan))

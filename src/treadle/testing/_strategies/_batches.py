@@ -13,12 +13,14 @@ from ..._checks import one_of, whole_number
 from ..._custom_types import Batch, Door
 from ..._errors import ArgumentTypeError, ArgumentValueError, BatchError
 from ...tree._paths import flatten_with_paths
+from .._drawn import require_drawn
 from ._draw import Draw
 from ._dtypes import is_number
 from ._key_words import SEEDS, key_of, make_of
-from ._limits import Limits
+from ._limits import Limits, require_bound
 from ._printed import remember
-from ._values import Slot, draw_values
+from ._values import Slot, draw_values, notable
+from ._written import as_written
 
 _LABELS = (0, 1)
 """What integers are where nothing is known: labels, however few classes there are."""
@@ -48,6 +50,8 @@ def _require_range(name: str, value: Any) -> tuple[Any, Any]:
     if not isinstance(value, tuple) or len(value) != 2:
         raise ArgumentTypeError(f"`{name}` (={value!r}) must be a pair, `(least, greatest)`.")
     low, high = value
+    for index, bound in enumerate(value):
+        require_bound(f"{name}[{index}]", bound)
     if not low <= high:
         raise ArgumentValueError(f"`{name}` (={value!r}) has its greatest below its least.")
     return low, high
@@ -62,6 +66,21 @@ def _seen(leaf: Any) -> tuple[int, int]:
 
 
 def _limits(path: str, leaf: Any, floats: tuple[Any, Any], integers: Any) -> Limits:
+    limits = _bounds(path, leaf, floats, integers)
+    if _is_key_dtype(leaf.dtype):
+        return limits
+    try:
+        notable(np.dtype(leaf.dtype).newbyteorder("="), limits)
+    except ArgumentValueError as error:
+        whole = jnp.issubdtype(leaf.dtype, jnp.integer)
+        raise ArgumentValueError(
+            f"`{'integers' if whole else 'floats'}` (={(limits.low, limits.high)}) has no number "
+            f"of the dtype that `spec` has at {path!r}, {leaf.dtype}."
+        ) from error
+    return limits
+
+
+def _bounds(path: str, leaf: Any, floats: tuple[Any, Any], integers: Any) -> Limits:
     if jnp.issubdtype(leaf.dtype, jnp.inexact):
         return Limits(low=floats[0], high=floats[1])
     if not jnp.issubdtype(leaf.dtype, jnp.integer):
@@ -85,11 +104,23 @@ def _require_integers(integers: Any, paths: list[str]) -> Any:
     return {path: _require_range(f"integers[{path!r}]", pair) for path, pair in integers.items()}
 
 
+def _require_one_axis(named: list[tuple[str, Any]]) -> None:
+    for path, leaf in named:
+        first, other = named[0]
+        if leaf.shape[0] != other.shape[0]:
+            raise BatchError(
+                f"`spec` has {other.shape[0]} examples at {first!r} and {leaf.shape[0]} at "
+                f"{path!r}: all leaves of a batch have as many."
+            )
+
+
 @st.composite
 def _batches(
     draw: Draw, leaves: list[Any], limits: list[Limits], treedef: Any, size: Any, kind: str
 ) -> Batch:
-    count = draw(size) if isinstance(size, st.SearchStrategy) else size
+    count = size
+    if isinstance(size, st.SearchStrategy):
+        count = whole_number("size", draw(size), minimum=0)
     shapes = [leaf.shape if count is None else (count, *leaf.shape[1:]) for leaf in leaves]
     keys = [at for at, leaf in enumerate(leaves) if _is_key_dtype(leaf.dtype)]
     others = [at for at in range(len(leaves)) if at not in keys]
@@ -123,11 +154,12 @@ def batches_like(
             as `{"label": (0, 9)}`. By default between what is in `spec`; where that holds no
             values, 0 and 1, which are labels however few classes there are.
         floats: `(least, greatest)` of all floats, also of the parts of complex numbers.
-        kind: `"numpy"` or `"jax"` arrays; keys are JAX arrays anyway.
+        kind: `"numpy"` or `"jax"` arrays; keys are JAX arrays anyway. As JAX arrays, what has 64
+            bits has 32 where JAX has 64 switched off, as everywhere in JAX.
 
     Raises:
         ArgumentTypeError, ArgumentValueError: An argument is none of that.
-        BatchError: A leaf of `spec` has no leading axis.
+        BatchError: A leaf of `spec` has no leading axis, or one of another length than others.
 
     Example:
         >>> @given(batches_like((np.zeros((8, 4), np.float32), np.arange(8) % 3)))
@@ -135,11 +167,14 @@ def batches_like(
     """
     one_of("kind", kind, ("numpy", "jax"))
     named, treedef = flatten_with_paths(spec)
+    require_drawn("`spec`", spec)
     for path, leaf in named:
         _require_leaf(path, leaf)
+    _require_one_axis(named)
     if size is not None and not isinstance(size, st.SearchStrategy):
         whole_number("size", size, minimum=0, otherwise=", a strategy, or None")
     told = _require_integers(integers, [path for path, _ in named])
     pair = _require_range("floats", floats)
     limits = [_limits(path, leaf, pair, told) for path, leaf in named]
-    return _batches([leaf for _, leaf in named], limits, treedef, size, kind)
+    found = _batches([leaf for _, leaf in named], limits, treedef, size, kind)
+    return as_written(batches_like, locals(), found)

@@ -87,9 +87,15 @@ def _of_names(draw: Draw, names: tuple[str, ...]) -> np.dtype[Any]:
     return draw(_members(names, _is_wide_enabled()))
 
 
+# NumPy has a `longdouble` beside these, of which JAX knows nothing.
+_LARGEST = {"f": 8, "c": 16}
+
+
 def is_number(dtype: np.dtype[Any]) -> bool:
-    """Whether a dtype is one of numbers, those of `ml_dtypes` included; or bool."""
-    return dtype.kind in "biufc" or bool(jnp.issubdtype(dtype, jnp.number))
+    """Whether a dtype is one of the numbers of JAX, in any order of bytes; or bool."""
+    if dtype.kind in "biufc":
+        return dtype.itemsize <= _LARGEST.get(dtype.kind, 8)
+    return bool(jnp.issubdtype(dtype, jnp.number))
 
 
 def as_dtype(name: str, value: Any) -> np.dtype[Any]:
@@ -111,7 +117,7 @@ def as_dtype(name: str, value: Any) -> np.dtype[Any]:
         raise ArgumentValueError(
             f"`{name}` (={value!r}) is of typed keys: draw them with `treadle.testing.keys()`."
         )
-    if not is_number(dtype):
+    if not is_number(dtype) or not dtype.isnative:
         raise ArgumentValueError(f"`{name}` (={value!r}) is a dtype that JAX does not have.")
     return dtype
 
@@ -135,6 +141,22 @@ def dtypes_of(dtype: Any, name: str = "dtype") -> st.SearchStrategy[np.dtype[Any
     return st.just(as_dtype(name, dtype))
 
 
+def require_floats(dtype: Any) -> None:
+    """Refuses what no array of floats has. Of a strategy nothing is known before it is drawn from.
+
+    Raises:
+        ArgumentValueError: A dtype is one of whole numbers, or bool.
+    """
+    for one in dtype if isinstance(dtype, list | tuple) else [dtype]:
+        if one is None or isinstance(one, st.SearchStrategy):
+            continue
+        members = FAMILIES.get(one, (one,)) if isinstance(one, str) else (one,)
+        if not all(jnp.issubdtype(as_dtype("dtype", each), jnp.inexact) for each in members):
+            raise ArgumentValueError(
+                f"`dtype` (={dtype!r}) must be of floats where `floats_only=True`."
+            )
+
+
 def require_enabled(dtype: np.dtype[Any]) -> None:
     """Refuses 64 bits where JAX would cut them to 32.
 
@@ -143,6 +165,7 @@ def require_enabled(dtype: np.dtype[Any]) -> None:
     """
     if dtype.name in _WIDE and not _is_wide_enabled():
         raise ArgumentValueError(
-            f"`dtype` (={dtype.name!r}) needs 64 bits, which JAX has switched off: "
-            "`jax.config.update('jax_enable_x64', True)`, or draw NumPy arrays with `kind='numpy'`."
+            f"`dtype` (={dtype.name!r}) needs 64 bits, which JAX has switched off: give one of 32 "
+            "bits, or `jax.config.update('jax_enable_x64', True)`, or draw NumPy arrays with "
+            "`kind='numpy'`."
         )

@@ -12,6 +12,7 @@ from ._draw import Draw
 from ._key_words import IMPLEMENTATIONS, SEEDS, key_of
 from ._printed import remember
 from ._shapes import as_shape
+from ._written import as_written
 
 
 def draw_key(draw: Draw, shape: tuple[int, ...] = ()) -> jax.Array:
@@ -44,4 +45,5 @@ def keys(
     if impl is not None:
         one_of("impl", impl, IMPLEMENTATIONS)
     place = shape if isinstance(shape, st.SearchStrategy) else as_shape(shape)
-    return _keys(IMPLEMENTATIONS if impl is None else (impl,), place)
+    found = _keys(IMPLEMENTATIONS if impl is None else (impl,), place)
+    return as_written(keys, locals(), found)

@@ -105,16 +105,20 @@ def skeleton(layer: Layer, wide: bool) -> tuple[list[Any], Any]:
 
 
 @functools.cache
+def fitting(most: int, floats_only: bool, stateful: bool | None) -> list[Layer]:
+    """The layers that may be drawn, of which there may be none; see `draw_layer`."""
+    return [
+        layer
+        for layer in LAYERS
+        if layer.leaves <= most
+        and (layer.of_floats or not floats_only)
+        and (stateful is None or layer.stateful == stateful)
+    ]
+
+
+@functools.cache
 def _choices(most: int, floats_only: bool, stateful: bool | None) -> st.SearchStrategy[Layer]:
-    return st.sampled_from(
-        [
-            layer
-            for layer in LAYERS
-            if layer.leaves <= most
-            and (layer.of_floats or not floats_only)
-            and (stateful is None or layer.stateful == stateful)
-        ]
-    )
+    return st.sampled_from(fitting(most, floats_only, stateful))
 
 
 def draw_layer(

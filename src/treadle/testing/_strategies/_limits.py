@@ -25,6 +25,30 @@ class Limits(NamedTuple):
         return self.nan or self.infinity or self.subnormal or self.negative_zero
 
 
+def require_bound(name: str, bound: Any, otherwise: str = "") -> None:
+    """Refuses a bound that no number can be compared with.
+
+    Args:
+        name: The argument.
+        bound: What was given for it.
+        otherwise: What else may stand there, for the message: `", or None for no bound"`.
+
+    Raises:
+        ArgumentTypeError: It is no number.
+        ArgumentValueError: It is not finite, or greater than every float.
+    """
+    if isinstance(bound, bool) or not isinstance(bound, int | float | np.integer | np.floating):
+        raise ArgumentTypeError(f"`{name}` (={bound!r}) must be a number{otherwise}.")
+    try:
+        finite = math.isfinite(bound)
+    except OverflowError:  # A whole number of hundreds of digits.
+        finite = False
+    if not finite:
+        raise ArgumentValueError(
+            f"`{name}` (={bound}) must be finite, and not beyond all floats{otherwise}."
+        )
+
+
 def limits_of(
     special: bool,
     allow_nan: bool | None = None,
@@ -41,10 +65,8 @@ def limits_of(
         ArgumentValueError: A bound is not finite, or they are in the wrong order.
     """
     for name, bound in (("min_value", min_value), ("max_value", max_value)):
-        if not isinstance(bound, int | float | np.number | None):
-            raise ArgumentTypeError(f"`{name}` (={bound!r}) must be a number, or None.")
-        if bound is not None and not math.isfinite(bound):
-            raise ArgumentValueError(f"`{name}` (={bound}) must be finite, or None for no bound.")
+        if bound is not None:
+            require_bound(name, bound, ", or None for no bound")
     if min_value is not None and max_value is not None and min_value > max_value:
         raise ArgumentValueError(f"`min_value` (={min_value}) is above `max_value` (={max_value}).")
     flags = (allow_nan, allow_infinity, allow_subnormal, allow_negative_zero)

@@ -13,13 +13,14 @@ from .. import pool
 from ..pool._stateful import is_index
 from ._arrays import ArrayPlan
 from ._draw import Draw
-from ._dtypes import dtypes_of
+from ._dtypes import dtypes_of, require_floats
 from ._limits import limits_of
 from ._nodes import Place, Plan, as_module, draw_stateful, nodes
 from ._printed import remember
 from ._shapes import FEW
 from ._sharing import draw_shared
 from ._values import FEW_CHANGES
+from ._written import as_written
 
 # What layers are made of: mostly the formats that models are trained in.
 _TRAINED = ["float32", "float32", "float32", "bfloat16", "float16", "float"]
@@ -27,6 +28,8 @@ _TRAINED = ["float32", "float32", "float32", "bfloat16", "float16", "float"]
 
 def plan_of(dtype: Any, floats_only: bool, special: bool, stateful: bool, **options: Any) -> Plan:
     """The plan that the arguments of `modules` and `pytrees` stand for."""
+    if floats_only:
+        require_floats(dtype)
     limits = limits_of(special)
     anywhere = dtype if dtype is not None else "float" if floats_only else None
     changes = FEW_CHANGES if special else None
@@ -110,4 +113,5 @@ def modules(
     whole_number("max_depth", max_depth, minimum=0)
     plan = plan_of(dtype, floats_only, special, stateful is not False)
     place = Place(plan, max_depth, max_leaves)
-    return _stateful_pairs(place, shared) if stateful else _modules(place, shared)
+    found = _stateful_pairs(place, shared) if stateful else _modules(place, shared)
+    return as_written(modules, locals(), found)

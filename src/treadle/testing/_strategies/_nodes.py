@@ -14,7 +14,7 @@ from .. import pool
 from ._arrays import ArrayPlan, draw_array
 from ._draw import Draw
 from ._keys import draw_key
-from ._layers import draw_layer
+from ._layers import draw_layer, fitting
 from ._leaves import draw_function, draw_number, draw_word
 
 
@@ -331,7 +331,7 @@ def as_module(node: Any) -> eqx.Module:
 
 def draw_stateful(draw: Draw, place: Place) -> eqx.Module:
     """A module that keeps a state."""
-    if draw(_COIN):
-        return _memory(draw, place)
     plan = place.plan
+    if draw(_COIN) or not fitting(place.leaves, plan.floats_only, True):
+        return _memory(draw, place)
     return draw_layer(draw, plan.floats, place.leaves, plan.floats_only, True)

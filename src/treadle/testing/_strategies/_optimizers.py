@@ -11,6 +11,7 @@ from .. import pool
 from ._draw import Draw
 from ._layout import Doc, call, followed, quoted
 from ._printed import remember
+from ._written import as_written
 
 
 class _Built(NamedTuple):
@@ -155,4 +156,4 @@ def optimizers() -> st.SearchStrategy[optax.GradientTransformation]:
         >>> @given(optimizers())
         ... def test_my_wrapper_changes_nothing(optimizer): ...
     """
-    return _optimizers()
+    return as_written(optimizers, {}, _optimizers())

@@ -7,12 +7,13 @@ from jaxtyping import PyTree
 
 from ..._checks import whole_number
 from ..._custom_types import Door
-from ..._errors import ArgumentTypeError
+from ..._errors import ArgumentTypeError, ArgumentValueError
 from ._draw import Draw
 from ._modules import plan_of, without_states
 from ._nodes import Place, nodes
 from ._printed import remember
 from ._sharing import draw_shared
+from ._written import as_written
 
 
 @st.composite
@@ -51,7 +52,8 @@ def pytrees(
         max_depth: At most so many levels.
 
     Raises:
-        ArgumentTypeError, ArgumentValueError: An argument is none of that.
+        ArgumentTypeError, ArgumentValueError: An argument is none of that, or one that is of
+            leaves goes with `leaves`.
 
     Example:
         >>> @given(pytrees(arrays("float32", shape=(3,))))
@@ -61,7 +63,15 @@ def pytrees(
         raise ArgumentTypeError(
             f"`leaves` (={leaves!r}) must be a strategy, such as `treadle.testing.arrays()`."
         )
+    told = {"dtype": dtype is not None, "floats_only": floats_only, "special": special}
+    for name, given in told.items():
+        if leaves is not None and given:
+            raise ArgumentValueError(
+                f"`{name}` is of the leaves that are drawn where `leaves` is not given: tell it to "
+                "that strategy, such as `treadle.testing.arrays(dtype, special=True)`."
+            )
     whole_number("max_leaves", max_leaves, minimum=1)
     whole_number("max_depth", max_depth, minimum=0)
     plan = plan_of(dtype, floats_only, special, True, leaves=leaves, modules=modules)
-    return _pytrees(Place(plan, max_depth, max_leaves), shared)
+    found = _pytrees(Place(plan, max_depth, max_leaves), shared)
+    return as_written(pytrees, locals(), found)

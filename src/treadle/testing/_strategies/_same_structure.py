@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .. import pool
+from .._drawn import require_drawn
 from ._array_code import is_key
 from ._draw import Draw
 from ._dtypes import is_number
@@ -15,6 +16,7 @@ from ._key_words import SEEDS, key_of, make_of
 from ._limits import Limits, limits_of
 from ._printed import remember
 from ._values import FEW_CHANGES, MANY_CHANGES, Slot, draw_values
+from ._written import as_written
 
 
 def _is_array(leaf: Any) -> bool:
@@ -65,11 +67,15 @@ def same_structure(tree: PyTree, *, special: bool = False) -> st.SearchStrategy[
         tree: Any pytree, such as a model, an optimizer's state, a `TrainState`.
         special: NaN, infinities, subnormal numbers and -0.0 among the numbers.
 
+    Raises:
+        ArgumentTypeError: `tree` is a strategy, or holds one.
+
     Example:
         >>> @given(st.data())
         ... def test_my_sum_commutes(data):
         ...     a = data.draw(modules(floats_only=True))
         ...     b = data.draw(same_structure(a))
-        ...     assert_same(my_sum(a, b), my_sum(b, a))
+        ...     assert not treadle.tree.diff(my_sum(a, b), my_sum(b, a))
     """
-    return _same_structure(tree, limits_of(special))
+    require_drawn("`tree`", tree)
+    return as_written(same_structure, locals(), _same_structure(tree, limits_of(special)))

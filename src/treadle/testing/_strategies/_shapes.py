@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 
 from ..._errors import ArgumentTypeError, ArgumentValueError
 from ._draw import Draw
@@ -53,13 +54,21 @@ def shapes_of(shape: Any) -> st.SearchStrategy[tuple[int, ...]]:
     return st.just(as_shape(shape))
 
 
+def _is_whole(size: Any) -> bool:
+    return isinstance(size, int | np.integer) and not isinstance(size, bool)
+
+
 def as_shape(shape: Any) -> tuple[int, ...]:
     """A tuple of sizes; a number is a shape of one axis."""
-    sizes: Any = (shape,) if type(shape) is int else shape
-    if not isinstance(sizes, Sequence) or not all(type(size) is int for size in sizes):
+    sizes: Any = (shape,) if _is_whole(shape) else shape
+    if (
+        not isinstance(sizes, Sequence)
+        or isinstance(sizes, str | bytes)
+        or not all(map(_is_whole, sizes))
+    ):
         raise ArgumentTypeError(
             f"`shape` (={shape!r}) must be a tuple of whole numbers, `None` for any, or a strategy."
         )
     if min(sizes, default=0) < 0:
         raise ArgumentValueError(f"`shape` (={shape!r}) has a negative size.")
-    return tuple(sizes)
+    return tuple(map(int, sizes))

@@ -13,7 +13,7 @@ import optax
 
 from ..._checks import whole_number
 from ..._custom_types import Door
-from ..._errors import ArgumentTypeError
+from ..._errors import ArgumentTypeError, ArgumentValueError
 from ..._state import NO_FAULT, TrainState
 from ..._step import TrainStep
 from .. import pool
@@ -22,7 +22,9 @@ from ._key_words import SEEDS, key_of, make_of, plain_key, words_of
 from ._limits import Limits
 from ._printed import remember
 from ._values import Slot, draw_values
+from ._written import as_written
 
+_LAST_STEP = int(np.iinfo(np.int32).max)
 _PARAMETERS = Limits(low=-2.0, high=2.0)
 _MOMENTS = Limits(low=0.0, high=2.0)
 """Second moments and variances are not negative, so nothing that an optimizer keeps is."""
@@ -191,6 +193,7 @@ def train_states(
 
     Raises:
         ArgumentTypeError: One of `step` and `model` is missing, or `step` is none.
+        ArgumentValueError: `max_step` is less than 0, or more than a state counts to.
         TreadleError: As `step.init` does.
 
     Example:
@@ -199,11 +202,14 @@ def train_states(
         ...     check_roundtrip(my_write, my_read, state)
     """
     whole_number("max_step", max_step, minimum=0)
+    if max_step > _LAST_STEP:
+        raise ArgumentValueError(
+            f"`max_step` (={max_step}) must be at most {_LAST_STEP}, to which a state counts."
+        )
     if (step is None) != (model is None):
         missing = "model" if model is None else "step"
         raise ArgumentTypeError(f"`{missing}` is missing: give `step` and `model`, or neither.")
-    if step is None:
-        return _train_states(None, max_step)
-    if not isinstance(step, TrainStep):
+    if step is not None and not isinstance(step, TrainStep):
         raise ArgumentTypeError(f"`step` (={step!r}) must be a `treadle.TrainStep`.")
-    return _train_states(_template(step, model, model_state), max_step)
+    template = None if step is None else _template(step, model, model_state)
+    return as_written(train_states, locals(), _train_states(template, max_step))

@@ -316,4 +316,7 @@ def draw_values(draw: Draw, slots: Sequence[Slot], changes: Changes = None) -> l
     """Arrays for all slots, some of their elements set to numbers of note."""
     if not slots:
         return []
-    return fill(slots, draw(_SEEDS), draw_changes(draw, slots, changes))
+    # Bits are put together in the order of bytes of this machine; files have the other one, too.
+    native = [slot._replace(dtype=slot.dtype.newbyteorder("=")) for slot in slots]
+    values = fill(native, draw(_SEEDS), draw_changes(draw, native, changes))
+    return [array.astype(slot.dtype, copy=False) for array, slot in zip(values, slots, strict=True)]
