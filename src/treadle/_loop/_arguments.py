@@ -1,6 +1,5 @@
 """The door of `fit`: arguments that cannot be used are told before anything happens."""
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -32,8 +31,6 @@ def require_arguments(
     data: Any,
     num_steps: Any,
     evaluation: Any,
-    run: str | os.PathLike[str] | None,
-    checkpointer: Any,
     args: Any,
 ) -> None:
     """Refuses arguments of the wrong kind.
@@ -55,11 +52,6 @@ def require_arguments(
         )
     looks_like_one_batch(data, "data")
     whole_number("num_steps", num_steps, minimum=0)
-    if run is not None and checkpointer is not None:
-        raise ArgumentValueError(
-            "`run` and `checkpointer` were both given, but a run folder keeps its own checkpoints "
-            "in `checkpoints/`: give one of them."
-        )
     _require_evaluation(evaluation)
 
 

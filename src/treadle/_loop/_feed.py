@@ -37,6 +37,7 @@ class Feed:
         self._held: collections.deque[tuple[Batch, Any]] = collections.deque()
         self._ended = False
         self._position: Any = None
+        self._lost = False
         self.consumed = 0
 
     @property
@@ -76,10 +77,24 @@ class Feed:
             )
         return skipped
 
+    def give_back(self, count: int) -> None:
+        """Batches that were taken, and that no step was made of: a resume takes them again.
+
+        The source has gone past them, so where they began is known by their number only, and the
+        resume skips to it from the beginning.
+
+        Args:
+            count: How many; 0 after an error of the source itself.
+        """
+        self.consumed -= count
+        self._lost = True
+
     def position(self) -> dict[str, Any]:
         """Where the consumed batches end, for a checkpoint."""
         position = self._position
-        if self._positioned and not self._ahead and self.consumed:
+        if self._lost:
+            position = None
+        elif self._positioned and not self._ahead and self.consumed:
             position = encode_position(self._iterator.get_state())  # type: ignore[attr-defined]
         return {"consumed": self.consumed, "position": position}
 

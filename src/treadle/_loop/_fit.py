@@ -1,23 +1,25 @@
 """`fit`: the loop, which only orchestrates."""
 
+import contextlib
 import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .._cost import StepCost, cost_of_dispatch
 from .._custom_types import Args, Batch, Door
-from .._errors import ArgumentValueError, DataError
+from .._errors import ArgumentValueError, CheckpointError, DataError, NonFiniteError
 from .._evaluate import evaluate
 from .._state import TrainState, pack_args
 from .._step import TrainStep
 from ..callbacks import Callback, Checkpointing, Context, Log, ProgressBar
 from ..callbacks._metrics import Dispatched, StepMetrics
 from ..checkpoint import Checkpointer
+from ..track import JSONL
 from ._arguments import (
     Evaluation,
     is_function,
@@ -27,8 +29,11 @@ from ._arguments import (
     require_frequencies,
 )
 from ._collector import FrozenGarbage
+from ._failure import Untold, is_finite, is_worth_saving
 from ._feed import Feed, leading_size
 from ._history import History
+from ._resume import notice
+from ._resume import resume as go_on
 from ._run_folder import RunFolder
 from ._signals import Interrupts
 
@@ -66,9 +71,11 @@ def fit(
         callbacks: What else is to happen.
         eval: `(EvalStep, batches)`, or a function of the state that returns figures by name.
         eval_every: Evaluate on multiples of this; always at `num_steps` as well.
-        checkpointer: Where checkpoints go; `run` brings its own.
+        checkpointer: Where checkpoints go; `run` brings its own, unless one is given. Without `run`
+            it also keeps the figures that were logged, in `history.jsonl` beside its checkpoints.
         checkpoint_every: Save on multiples of this; without it, ten times on the way, but at least
-            every 1,000 steps. Always at the end, and when the training is stopped.
+            every 1,000 steps. Always at the end, when the training is stopped, and when it ends
+            with an error, if the state is finite. They are written while the training goes on.
         resume: Whether to go on from the newest checkpoint there is.
         skip_data: When resuming data that cannot say where it is, whether to skip the batches that
             were consumed before.
@@ -91,14 +98,15 @@ def fit(
         BatchError, LossError: As the step raises them.
         StateUnavailableError: A callback read the state where it had not asked for it.
         DataError: There is no data, or it cannot be put back to where a checkpoint was written.
-        CheckpointError: The newest checkpoint does not fit the state.
+        CheckpointError: The newest checkpoint does not fit the state, one could not be written, or
+            another process is training in that folder.
         NonFiniteError: A loss or gradient was NaN or infinite (`nonfinite="raise"`).
         ConsumedStateError: The state was consumed before.
 
     Example:
         >>> state, history = treadle.fit(step, state, batches, num_steps=1_000, run="runs/digits")
     """
-    require_arguments(step, state, data, num_steps, eval, run, checkpointer, args)
+    require_arguments(step, state, data, num_steps, eval, args)
     require_frequencies(
         eval_every=eval_every if eval is not None else (eval_every, "`eval`"),
         checkpoint_every=checkpoint_every
@@ -107,11 +115,13 @@ def fit(
         log_every=log_every,
         steps_per_call=steps_per_call,
     )
-    folder = None if run is None else RunFolder(run)
+    folder = None if run is None else RunFolder(run, checkpointer)
     place = checkpointer if folder is None else folder.checkpointer
+    rows = None if place is None else JSONL(place.directory / "history.jsonl")
+    rows = rows if folder is None else folder.metrics
     history = History()
     watchers = _watchers(
-        history, folder, place, callbacks, num_steps, log_every, checkpoint_every, steps_per_call
+        history, rows, place, callbacks, num_steps, log_every, checkpoint_every, steps_per_call
     )
     if progress:
         watchers.insert(0, ProgressBar())
@@ -127,25 +137,54 @@ def fit(
         # The arguments of a fused dispatch are the same for all of its steps.
         fuse=1 if is_function(args) else steps_per_call,
         history=history,
+        progress=progress,
     )
     loop.warn_of_splitting()
-    if place is not None:
-        _resume(loop, place, resume, skip_data, folder, progress)
-    if loop.count >= num_steps:
-        _notice(f"already at step {loop.count} of {num_steps}: nothing left to do", progress)
-        return loop.state, history
-    if folder is not None:
-        folder.note_start(loop.count)
-    trained = loop.run()
+    with contextlib.ExitStack() as stack:
+        if place is not None and rows is not None:
+            if checkpointer is None:
+                stack.push(_closing(place))
+            if (place.latest_step() or 0) < num_steps:
+                stack.enter_context(place._exclusively())
+            where = place.directory if folder is None else folder.path
+            go_on(
+                loop,
+                place,
+                where,
+                rows,
+                allowed=resume,
+                skip_data=skip_data,
+                progress=progress,
+            )
+        if loop.count >= num_steps:
+            notice(f"already at step {loop.count} of {num_steps}: nothing left to do", progress)
+            return loop.state, history
+        if folder is not None:
+            folder.note_start(loop.count)
+        trained = loop.run()
     if history.stopped is not None:
         saved = "" if place is None else "; run it again to continue from here"
-        _notice(f"stopped at step {loop.count} of {num_steps}: {history.stopped}{saved}", progress)
+        notice(f"stopped at step {loop.count} of {num_steps}: {history.stopped}{saved}", progress)
     return trained, history
+
+
+def _closing(checkpointer: Checkpointer) -> Callable[..., None]:
+    """Closes it at the end, whatever that is; an error that is under way is told, not another."""
+
+    def close(kind: Any, error: BaseException | None, trace: Any) -> None:
+        try:
+            checkpointer.close()
+        except CheckpointError:
+            if error is None:
+                raise
+            # The log has it.
+
+    return close
 
 
 def _watchers(
     history: History,
-    folder: RunFolder | None,
+    rows: JSONL | None,
     place: Checkpointer | None,
     callbacks: Door[Sequence[Callback]],
     num_steps: int,
@@ -156,8 +195,8 @@ def _watchers(
     """The user's callbacks among our own, in the order in which they are called."""
     interval = log_every or (10 if num_steps >= 100 else 1)
     watchers: list[Callback] = [Log(history, interval)]
-    if folder is not None:
-        watchers.append(Log(folder.metrics, interval))
+    if rows is not None:
+        watchers.append(Log(rows, interval))
     require_callbacks(callbacks)
     watchers += callbacks
     if place is not None:
@@ -185,6 +224,7 @@ class _Loop:
         eval_every: int | None,
         fuse: int,
         history: History,
+        progress: bool,
     ):
         self.step = step
         self.state = state
@@ -196,7 +236,8 @@ class _Loop:
         self.eval_every = eval_every
         self.fuse = fuse
         self.history = history
-        self.count = int(state.step)
+        self.progress = progress
+        self.count = self._first = int(state.step)
         self.seconds = {"data": 0.0, "step": 0.0, "eval": 0.0, "save": 0.0}
         # Known after the first dispatch; and when that was over, and the steps it took.
         self.cost: StepCost | None = None
@@ -206,6 +247,10 @@ class _Loop:
         self._metrics: StepMetrics | None = None
         self._stop: str | None = None
         self._seen = 0
+        # What an error keeps from being told; and what an earlier one kept.
+        self._untold = Untold()
+        self._telling: list[Callback] = []
+        self.to_be_told: list[str] | None = None
         # A step costs microseconds here, so callbacks that do nothing on it are not called.
         self._on_step = [cb for cb in callbacks if type(cb).on_step is not Callback.on_step]
         self._on_each = [cb for cb in self._on_step if not cb.per_dispatch]
@@ -214,11 +259,14 @@ class _Loop:
 
     def run(self) -> TrainState:
         """Trains to the end, or to a reason to stop."""
+        self._first = self.count
         self.history.seconds = self.seconds
         with FrozenGarbage(len(self.state.leaves)) as garbage, Interrupts() as interrupts:
             try:
                 for callback in self.callbacks:
                     callback.on_start(self._context()._lend(1))
+                if self.to_be_told is not None and self.evaluation is not None:
+                    self._evaluate(self.to_be_told)
                 while self.count < self.num_steps and self._stop is None:
                     programs = self.step.compilations
                     self._advance()
@@ -260,23 +308,52 @@ class _Loop:
     def _advance(self) -> None:
         """The next dispatch, and whatever follows its steps."""
         start = time.perf_counter()
-        batch, size = self.feed.take(self._next_size())
-        fed = time.perf_counter()
-        self.seconds["data"] += fed - start
-        if not size:
-            self._data_ended()
-            return
-        self.state, metrics = self._dispatch(batch, size)
+        size = 0
+        try:
+            batch, size = self.feed.take(self._next_size())
+            fed = time.perf_counter()
+            self.seconds["data"] += fed - start
+            if not size:
+                self._data_ended()
+                return
+            self.state, metrics = self._dispatch(batch, size)
+        except Exception:
+            self.feed.give_back(size)
+            raise
         self.seconds["step"] += time.perf_counter() - fed
         dispatched = Dispatched(metrics)
         axis = 0 if size == 1 else 1
         # Members with batches of their own have them behind their own axis.
         each = leading_size(batch, axis=axis if self.step.shared_batches else axis + 1)
-        for index in range(size - 1):
-            self._after_step(dispatched, index, each, self._on_each)
-        self._after_step(dispatched, None if size == 1 else size - 1, each, self._on_step)
+        end = self.count + size
+        try:
+            for index in range(size - 1):
+                self._after_step(dispatched, index, each, self._on_each)
+            self._after_step(dispatched, None if size == 1 else size - 1, each, self._on_step)
+        except Exception:
+            self._log_the_rest(dispatched, end, size, each)
+            raise
         if self._eval_due():
             self._evaluate()
+
+    def _log_the_rest(self, dispatched: Dispatched, end: int, size: int, each: int) -> None:
+        """After the error of a callback: the figures of steps that were taken are written.
+
+        The other callbacks do not hear of them, which a checkpoint says.
+        """
+        untold = self._telling
+        for callback in untold:
+            if isinstance(callback, Log):
+                callback.on_step(self._context()._lend(callback.every, here=False))
+        logs: list[Callback] = [each for each in self._on_step if isinstance(each, Log)]
+        while self.count < end:
+            self._after_step(dispatched, size - (end - self.count), each, logs)
+            untold = [*untold, *self._on_step]
+        ours = (Log, ProgressBar, Checkpointing)  # What they missed is made up for.
+        names = {callback.name for callback in untold if not isinstance(callback, ours)}
+        self._untold.step = sorted(names)
+        if self._eval_due():
+            self._untold.eval = [callback.name for callback in self.callbacks]
 
     def _dispatch(self, batch: Batch, size: int) -> tuple[TrainState, dict[str, Any]]:
         args = self.args(self.count) if is_function(self.args) else self.args
@@ -321,7 +398,8 @@ class _Loop:
             self._metrics = StepMetrics(dispatched, index)
         if due:
             context = self._context()
-            for callback in due:
+            for at, callback in enumerate(due):
+                self._telling = due[at:]
                 callback.on_step(context._lend(callback.every, here=last))
 
     def _eval_due(self) -> bool:
@@ -331,7 +409,10 @@ class _Loop:
             return True
         return self.count == self.num_steps
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, told: Collection[str] | None = None) -> None:
+        """Evaluates, and tells the callbacks (of these names)."""
+        callbacks = [each for each in self.callbacks if told is None or each.name in told]
+        self._untold.eval = [callback.name for callback in callbacks]
         start = time.perf_counter()
         if isinstance(self.evaluation, tuple):
             self._figures = evaluate(self.evaluation[0], self.state, self.evaluation[1])
@@ -341,8 +422,15 @@ class _Loop:
         if self.state.has_stopped_members and not np.asarray(self.state.active).any():
             self.request_stop("every member of the ensemble has stopped")
         self.seconds["eval"] += time.perf_counter() - start
-        for callback in self.callbacks:
-            callback.on_eval(self._context()._lend(1))
+        for at, callback in enumerate(callbacks):
+            # Whoever saves in between has heard of it, and so have those before.
+            self._untold.eval = [callback.name for callback in callbacks[at + 1 :]] or None
+            try:
+                callback.on_eval(self._context()._lend(1))
+            except Exception:
+                self._untold.eval = [callback.name for callback in callbacks[at:]]
+                raise
+        self._untold.eval = None
 
     def _data_ended(self) -> None:
         if not self.feed.consumed:
@@ -378,6 +466,31 @@ class _Loop:
         goes_on = np.asarray(self.state.active) & ~np.asarray(mask)
         self.state = self.state.replace(active=goes_on)
 
+    def save_what_is_left(self, checkpointer: Checkpointer, error: BaseException) -> None:
+        """After an error: saves, so that only the step under way is lost, where that makes sense.
+
+        Not what is not finite, nor where this call took no step, nor after a second Ctrl-C.
+        """
+        if self.count == self._first or not is_worth_saving(error):
+            return
+        if self.state.is_consumed:
+            notice("the state was lost with the step that failed, so it is not saved", False)
+            return
+        try:
+            finite = is_finite(self.state, self.step._spec.trainable)
+            if finite:
+                self.save(checkpointer)
+                checkpointer.wait()
+        except NonFiniteError:
+            finite = False
+        if finite:
+            notice(
+                f"saved step {self.count} after an error; run it again to continue from there",
+                self.progress,
+            )
+        else:
+            notice(f"the state is not finite at step {self.count}, so it is not saved", False)
+
     def save(self, checkpointer: Checkpointer) -> None:
         """Writes a checkpoint of everything that a resume needs."""
         self.step.check(self.state)
@@ -391,6 +504,7 @@ class _Loop:
                 "data": self.feed.position(),
                 "callbacks": states,
                 "members_stopped": self.state.has_stopped_members,
+                "untold": self._untold.to_json(),
             },
             metrics=self._evaluated_here(),
             # A step that is there is of a training that was cut off behind it, and is taken again.
@@ -412,56 +526,3 @@ class _Loop:
         for callback in self.callbacks:
             if callback.name in states:
                 callback.set_state(states[callback.name])
-
-
-def _resume(
-    loop: _Loop,
-    checkpointer: Checkpointer,
-    resume: bool,
-    skip_data: bool,
-    folder: RunFolder | None,
-    progress: bool,
-) -> None:
-    """Goes on from the newest checkpoint, where there is one."""
-    newest = checkpointer.latest_step()
-    if newest is None:
-        return
-    where = checkpointer.directory if folder is None else folder.path
-    if not resume or loop.count > newest:
-        why = "`resume=False`" if not resume else f"the state is already at step {loop.count}"
-        raise ArgumentValueError(
-            f"{str(where)!r} holds checkpoints up to step {newest}, but {why}: two trainings in "
-            f"one folder would get mixed up. Choose another folder, or remove that one."
-        )
-    # A state that is already there was handed over on purpose: only the rest is restored.
-    continued = loop.count == newest
-    metadata = checkpointer.metadata(newest)
-    if metadata.get("members_stopped") and not loop.state.has_stopped_members:
-        loop.state = loop.state.replace(active=loop.state.active)
-    if not continued:
-        loop.state = checkpointer.restore(loop.state)
-        loop.count = newest
-    # A checkpoint may also have been saved by hand, without any of this.
-    loop.restore_callbacks(metadata.get("callbacks", {}))
-    skipped = 0
-    if newest < loop.num_steps:
-        place = metadata.get("data", {"consumed": newest, "position": None})
-        skipped = loop.feed.restore(place, skip=skip_data, continued=continued)
-    if folder is not None:
-        for row in folder.metrics.rows():
-            if row["step"] <= newest:
-                values = {name: value for name, value in row.items() if name != "step"}
-                loop.history.log(row["step"], values)
-    _notice(f"continuing {str(where)!r} from step {newest}", progress)
-    if skipped:
-        _notice(f"skipped the {skipped} batches that were consumed before", progress)
-
-
-def _notice(message: str, progress: bool) -> None:
-    if progress:
-        from rich.console import Console  # Takes longer to load than all of treadle.
-
-        console = Console(stderr=True)
-        console.print(f"treadle: {message}", highlight=False, markup=False, soft_wrap=True)
-    else:
-        _log.info(message)

@@ -25,18 +25,20 @@ class RunFolder:
     Args:
         path: The folder, which is made when needed.
 
+        checkpointer: Keeps the checkpoints; without it one of our own does, in `checkpoints/`.
+
     Raises:
         ArgumentValueError: If it is a file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], checkpointer: Checkpointer | None = None):
         self.path = pathlib.Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ArgumentValueError(
                 f"`run` (={str(path)!r}) is a file: give a folder, which is made when needed."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        self.checkpointer = Checkpointer(self.path / "checkpoints")
+        self.checkpointer = checkpointer or Checkpointer(self.path / "checkpoints")
         self.metrics = JSONL(self.path / "metrics.jsonl")
 
     def note_start(self, step: int) -> None:

@@ -18,6 +18,8 @@ class Host(Protocol):
 
     def save(self, checkpointer: Any) -> None: ...
 
+    def save_what_is_left(self, checkpointer: Any, error: BaseException) -> None: ...
+
     def request_stop(self, reason: str) -> None: ...
 
     def stop_members(self, mask: Any) -> None: ...
@@ -132,6 +134,13 @@ class Context:
         """Writes a checkpoint of everything that a resume needs, where `state` is available."""
         _ = self.state
         self._host.save(checkpointer)
+
+    def save_after(self, checkpointer: Any, error: BaseException) -> None:
+        """Writes it after an error, in `on_error`, unless the state is not finite.
+
+        Nothing is written after a second Ctrl-C, nor where no step was taken.
+        """
+        self._host.save_what_is_left(checkpointer, error)
 
 
 class Callback:

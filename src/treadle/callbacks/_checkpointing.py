@@ -8,7 +8,7 @@ from ._base import Callback, Context
 
 
 class Checkpointing(Callback):
-    """Saves on multiples of `every`, at the end, and when the training is stopped.
+    """Saves on multiples of `every`, at the end, and when the training is stopped or fails.
 
     `fit(run=..., checkpoint_every=...)` sets it up; add another for a second place.
 
@@ -46,6 +46,11 @@ class Checkpointing(Callback):
         if ctx.step != self._saved:
             self._save(ctx)
         self.checkpointer.wait()
+
+    def on_error(self, ctx: Context, error: BaseException) -> None:
+        """Saves what there is, so that only the step that failed is lost."""
+        if ctx.step != self._saved:
+            ctx.save_after(self.checkpointer, error)
 
     def _due(self, ctx: Context) -> bool:
         return self.every is not None and ctx.step % self.every == 0 and ctx.step != self._saved

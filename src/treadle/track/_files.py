@@ -7,5 +7,9 @@ import pathlib
 def replace_text(path: pathlib.Path, text: str) -> None:
     """Writes `text` to `path` so that a reader finds the old file or the new one, whole."""
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, encoding="utf-8")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        # Or it might be empty when the power comes back.
+        os.fsync(file.fileno())
     os.replace(aside, path)

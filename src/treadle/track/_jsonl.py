@@ -50,9 +50,10 @@ class JSONL(Tracker):
         replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def flush(self) -> None:
-        """Hands everything to the operating system."""
+        """Returns when everything is on the disk: a checkpoint comes after the rows before it."""
         if self._file is not None:
             self._file.flush()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""

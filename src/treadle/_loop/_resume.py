@@ -1,0 +1,105 @@
+"""Going on where an earlier call of `fit` ended."""
+
+import logging
+from typing import Any
+
+from .._errors import ArgumentValueError, CheckpointError
+from ..checkpoint import Checkpointer
+from ..track import JSONL
+
+_log = logging.getLogger("treadle")
+
+
+def resume(
+    loop: Any,
+    checkpointer: Checkpointer,
+    where: Any,
+    rows: JSONL,
+    *,
+    allowed: bool,
+    skip_data: bool,
+    progress: bool,
+) -> None:
+    """Goes on from the newest checkpoint, where there is one.
+
+    Args:
+        loop: The loop, which is changed.
+        checkpointer: Has the checkpoints.
+        where: How to call the place in messages.
+        rows: What was logged before.
+        allowed: `fit(resume=...)`.
+        skip_data: `fit(skip_data=...)`.
+        progress: Whether notices go to the terminal.
+
+    Raises:
+        ArgumentValueError: If it is not allowed, or the state is ahead of the checkpoints.
+        CheckpointError: If the newest does not fit the state, or is damaged.
+        DataError: If the data ends before the place that was reached.
+    """
+    newest = checkpointer.latest_step()
+    if newest is None:
+        return
+    if not allowed or loop.count > newest:
+        why = "`resume=False`" if not allowed else f"the state is already at step {loop.count}"
+        raise ArgumentValueError(
+            f"{str(where)!r} holds checkpoints up to step {newest}, but {why}: two trainings in "
+            f"one folder would get mixed up. Choose another folder, or remove that one."
+        )
+    # A state that is already there was handed over on purpose: only the rest is restored.
+    continued = loop.count == newest
+    metadata = checkpointer.metadata(newest)
+    if metadata.get("members_stopped") and not loop.state.has_stopped_members:
+        loop.state = loop.state.replace(active=loop.state.active)
+    if not continued:
+        loop.state = _restored(checkpointer, loop.state, newest)
+        loop.count = newest
+    # A checkpoint may also have been saved by hand, without any of this.
+    loop.restore_callbacks(metadata.get("callbacks", {}))
+    skipped = 0
+    if newest < loop.num_steps:
+        place = metadata.get("data", {"consumed": newest, "position": None})
+        skipped = loop.feed.restore(place, skip=skip_data, continued=continued)
+    for row in rows.rows():
+        if row["step"] <= newest:
+            values = {name: value for name, value in row.items() if name != "step"}
+            loop.history.log(row["step"], values)
+    _resume_telling(loop, metadata.get("untold", {}), newest)
+    notice(f"continuing {str(where)!r} from step {newest}", progress)
+    if skipped:
+        notice(f"skipped the {skipped} batches that were consumed before", progress)
+
+
+def _restored(checkpointer: Checkpointer, like: Any, newest: int) -> Any:
+    try:
+        return checkpointer.restore(like, step=newest)
+    except CheckpointError as error:
+        earlier = [step for step in checkpointer.steps() if step < newest]
+        if "damaged" not in str(error) or not earlier:
+            raise
+        raise CheckpointError(
+            f"{error} Move the folder of step {newest} out of {str(checkpointer.directory)!r}, and "
+            f"the training continues from step {earlier[-1]}."
+        ) from error
+
+
+def _resume_telling(loop: Any, untold: dict[str, Any], step: int) -> None:
+    """What an error kept from being told, when the checkpoint was written because of it."""
+    loop.to_be_told = untold.get("eval")
+    if untold.get("step"):
+        _log.warning(
+            "The training had ended with an error after step %d, and these callbacks never heard "
+            "of that step: %s",
+            step,
+            ", ".join(untold["step"]),
+        )
+
+
+def notice(message: str, progress: bool) -> None:
+    """Tells the user, on standard error or in the log."""
+    if progress:
+        from rich.console import Console  # Takes longer to load than all of treadle.
+
+        console = Console(stderr=True)
+        console.print(f"treadle: {message}", highlight=False, markup=False, soft_wrap=True)
+    else:
+        _log.info(message)
