@@ -372,16 +372,18 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch, s
 
     def held_up(self, name, job):
         def later():
-            # Until the training is three steps further; it never waits here for good.
+            # Until the training is three steps further.
             reached.wait(30)
             seen.append(len(steps))
             job()
 
         reached = threading.Event()
+        if over:
+            reached.set()
         events.append((len(steps) + 3, reached))
         start(self, name, later)
 
-    events = []
+    events, over = [], []
 
     class Count(treadle.Callback):
         def on_step(self, ctx):
@@ -391,6 +393,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch, s
                     event.set()
 
         def on_end(self, ctx):
+            over.append(True)
             for _, event in events:
                 event.set()
 
