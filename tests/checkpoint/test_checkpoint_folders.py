@@ -83,7 +83,7 @@ def test_a_folder_that_was_taken_for_a_dead_one_s_is_made_again(tmp_path, monkey
     def racing(path, *args, mkdir=os.mkdir):
         mkdir(path, *args)
         if ".new-" in str(path) and not made:
-            made.append(_flock.FolderLock(path))
+            made.append(_flock.lock_folder(path))
 
     monkeypatch.setattr(os, "mkdir", racing)
     save(tmp_path / "t", 1)

@@ -303,7 +303,7 @@ def test_what_does_not_fit_is_told_leaf_by_leaf_all_at_once(tmp_path):
         "dtype       `n` is python int in the checkpoint and python bool in `like`",
     ]
     assert "nothing is cast or reshaped" in lines[-1]
-    assert "No leaf of it fits." in lines[-1]
+    assert "To load 1 of 6 leaves and keep the rest of `like`: " in lines[-1]
 
 
 def test_a_wholly_different_tree_is_told_at_once(tmp_path):
@@ -481,7 +481,7 @@ def test_pickles_are_never_read(tmp_path):
             return (os.mkdir, (str(tmp_path / "owned"),))
 
     save(tmp_path / "t", np.zeros(1))
-    header = npy(np.zeros(1)).replace(b"'<f8'", b"'|O' ")[:128]
+    header = npy(np.zeros(1)).replace(b"'<f8'", b"'|O'").replace(b" \n", b"  \n")[:128]
     forge(tmp_path / "t", header + pickle.dumps(Evil()))
     with pytest.raises(CheckpointError, match=r"damaged .*dtype object is pickled"):
         load(tmp_path / "t", np.zeros(1))

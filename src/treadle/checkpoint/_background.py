@@ -30,8 +30,9 @@ class Background:
         """
         self.wait()
         self._name = name
-        self._thread = threading.Thread(target=self._run, args=(job,), name="treadle-checkpoint")
-        self._thread.start()
+        thread = threading.Thread(target=self._run, args=(job,), name="treadle-checkpoint")
+        thread.start()
+        self._thread = thread
 
     def _run(self, job: Callable[[], Any]) -> None:
         try:
@@ -51,7 +52,7 @@ class Background:
             self._thread.join()
             self._thread = None
         error, self._error = self._error, None
-        if isinstance(error, CheckpointError):
-            raise type(error)(f"{self._name} failed, in the background: {error}") from error
         if error is not None:
-            raise error
+            kind = type(error) if isinstance(error, CheckpointError) else CheckpointError
+            what = error if isinstance(error, CheckpointError) else repr(error)
+            raise kind(f"{self._name} failed, in the background: {what}") from error

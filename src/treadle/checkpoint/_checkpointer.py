@@ -17,7 +17,7 @@ from .._custom_types import Door
 from .._errors import ArgumentValueError, CheckpointError, CheckpointNotFoundError
 from ._background import Background
 from ._claim import Claim, claim, settle
-from ._folders import clean, remove
+from ._folders import clean, names_in, remove
 from ._load import load, read_metadata
 from ._manifest import read_manifest
 from ._prepared import Prepared, prepare
@@ -162,7 +162,13 @@ class Checkpointer:
 
     def _write(self, step: int, prepared: Prepared, overwrite: bool, claimed: Claim) -> None:
         try:
-            write_checkpoint(self.directory / _name(step), prepared, overwrite)
+            # Or it would be made again, and be nobody's.
+            claimed.require_directory()
+            try:
+                write_checkpoint(self.directory / _name(step), prepared, overwrite)
+            except CheckpointError:
+                claimed.require_directory()
+                raise
             self._metrics.pop(step, None)
             self._remove_superseded(step)
         finally:
@@ -294,10 +300,8 @@ class Checkpointer:
         return self._steps()
 
     def _steps(self) -> list[int]:
-        if not self.directory.is_dir():
-            return []
         found = []
-        for name in os.listdir(self.directory):
+        for name in names_in(self.directory):
             match = _STEP.fullmatch(name)
             if match and name == _name(int(match[1])) and is_checkpoint(self.directory / name):
                 found.append(int(match[1]))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._errors import CheckpointError
-from ._flock import close_locked, open_locked
+from ._flock import Lock, lock_file
 
 _LOCK = ".lock"
 _log = logging.getLogger("treadle")
@@ -20,7 +20,11 @@ _log = logging.getLogger("treadle")
 # By the directory's real path. A lock is the process's, so that inside of it we tell by ourselves
 # who writes.
 _claims: dict[str, "Claim"] = {}
-_guard = threading.Lock()
+# A `Checkpointer` that is forgotten gives up its claim when the garbage is collected, which may be
+# at any line, those that hold the guard included.
+_guard = threading.RLock()
+# Where it was told that there are no locks.
+_told: set[str] = set()
 
 
 class Claim:
@@ -28,14 +32,16 @@ class Claim:
 
     Args:
         directory: Where.
-        descriptor: Of the file that is locked.
+        key: Its real path.
+        lock: On the file in it that says so.
         owner: Whose it is: any object that is nobody else's.
     """
 
-    def __init__(self, directory: pathlib.Path, descriptor: int, owner: Any):
+    def __init__(self, directory: pathlib.Path, key: str, lock: Lock, owner: Any):
         self.directory = directory
-        self._descriptor = descriptor
-        self._owner = owner
+        self._key = key
+        self._lock = lock
+        self._owner: Any = owner
         self._trainings = 0
         self._saves = 0
         self._idle = threading.Condition()
@@ -44,21 +50,27 @@ class Claim:
         """Whether it is this one's."""
         return self._owner is owner
 
-    def hand_over(self, owner: Any) -> None:
-        """Makes it another one's in the same process, when the save that is under way has ended.
+    def is_there(self) -> bool:
+        """Whether the directory is the one that was locked."""
+        return self._lock.is_on(self.directory / _LOCK)
+
+    def hand_over(self, owner: Any) -> bool:
+        """Makes it another one's in the same process; not while a save is under way.
 
         Raises:
             CheckpointError: If a training is at work there.
         """
         if self.is_of(owner):
-            return
+            return True
         if self._trainings:
             raise CheckpointError(
                 f"`directory` (={str(self.directory)!r}) is being written by a training in this "
                 "process: wait until that has ended, or choose another directory."
             )
-        self.settle()
+        if self._saves:
+            return False
         self._owner = owner
+        return True
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
@@ -91,7 +103,7 @@ class Claim:
         Raises:
             CheckpointError: If the directory was removed or moved.
         """
-        if not _is_same(self._descriptor, self.directory / _LOCK):
+        if not self.is_there():
             raise CheckpointError(
                 f"`directory` (={str(self.directory)!r}) was removed or moved away while "
                 "checkpoints were written to it, so nothing more is: make a new `Checkpointer` to "
@@ -100,28 +112,40 @@ class Claim:
 
     def give_up(self, owner: Any) -> None:
         """Lets others write, if it is this one's still."""
-        lock = self.directory / _LOCK
         with _guard:
-            if self.is_of(owner) and _claims.get(os.path.realpath(self.directory)) is self:
-                del _claims[os.path.realpath(self.directory)]
-                if _is_same(self._descriptor, lock):
-                    # While it is still locked, or another's might be removed.
-                    with contextlib.suppress(OSError):
-                        os.unlink(lock)
-                close_locked(self._descriptor)
+            if not self.is_of(owner):
+                return
+            self._owner = None
+            if _claims.get(self._key) is self:
+                del _claims[self._key]
+            # Where there are no locks, it may be another process's file too.
+            if self._lock.held and self.is_there():
+                # While it is still locked, or another's might be removed.
+                with contextlib.suppress(OSError):
+                    os.unlink(self.directory / _LOCK)
+            self._lock.release()
+
+    def disown(self) -> None:
+        """Makes it nobody's, and leaves its lock alone."""
+        self._owner = None
 
 
-def _is_same(descriptor: int, path: pathlib.Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-        return False
+def _forget() -> None:
+    """In a child of `fork`: the claims are the parent's."""
+    global _guard
+    _guard = threading.RLock()
+    for made in _claims.values():
+        made.disown()
+    _claims.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 def settle(directory: pathlib.Path) -> None:
     """Returns when nothing in this process is saving to a directory."""
-    with _guard:
-        known = _claims.get(os.path.realpath(directory))
+    known = _claims.get(os.path.realpath(directory))
     if known is not None:
         known.settle()
 
@@ -134,48 +158,67 @@ def claim(directory: pathlib.Path, owner: Any) -> Claim:
         OSError: If it cannot be written to at all.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with _guard:
-        known = _claims.get(os.path.realpath(directory))
-        if known is not None and _is_same(known._descriptor, directory / _LOCK):
-            known.hand_over(owner)
-            return known
-        descriptor = _locked(directory)
-        made = _claims[os.path.realpath(directory)] = Claim(directory, descriptor, owner)
-        return made
-
-
-def _locked(directory: pathlib.Path) -> int:
-    lock = directory / _LOCK
     while True:
-        descriptor, held = open_locked(lock)
-        if held is False:
-            who = _holder(descriptor)
-            close_locked(descriptor)
-            raise CheckpointError(
-                f"`directory` (={str(directory)!r}) is being written by another process{who}: wait "
-                "until that has ended, or choose another directory. Two trainings in one folder "
-                "would get mixed up."
-            )
-        if held is None:
-            _log.warning(
-                "The file system of %s has no locks, so a second process that writes there would "
-                "not be noticed.",
-                directory,
-            )
-        # The one who held it before may have removed the file in between.
-        if _is_same(descriptor, lock):
-            break
-        close_locked(descriptor)
+        with _guard:
+            found, mine = _claim(directory, owner)
+        if mine:
+            return found
+        # Without the guard, which whoever saves may need on the way.
+        found.settle()
+
+
+def _claim(directory: pathlib.Path, owner: Any) -> tuple[Claim, bool]:
+    """The claim on a directory, and whether it is this one's now."""
+    key = os.path.realpath(directory)
+    known = _claims.get(key)
+    if known is None or not known.is_there():
+        made = _claims[key] = Claim(directory, key, _locked(directory, key), owner)
+        return made, True
+    # Its owner may have been garbage by then, and have given it up.
+    return known, known.hand_over(owner) and _claims.get(key) is known
+
+
+def _locked(directory: pathlib.Path, key: str) -> Lock:
+    path = directory / _LOCK
+    while True:
+        lock = lock_file(path)
+        try:
+            if lock.held is False:
+                raise CheckpointError(
+                    f"`directory` (={str(directory)!r}) is being written by another process"
+                    f"{_holder(lock)}: wait until that has ended, or choose another directory. Two "
+                    "trainings in one folder would get mixed up."
+                )
+            # The one who held it before may have removed the file in between.
+            if lock.is_on(path):
+                _sign(lock)
+                break
+        except BaseException:
+            lock.release()
+            raise
+        lock.release()
+    if lock.held is None and key not in _told:
+        _told.add(key)
+        _log.warning(
+            "The file system of %s has no locks, so a second process that writes there would not "
+            "be noticed.",
+            directory,
+        )
+    return lock
+
+
+def _sign(lock: Lock) -> None:
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     note = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, (json.dumps(note) + "\n").encode())
-    return descriptor
+    assert lock.descriptor is not None
+    os.ftruncate(lock.descriptor, 0)
+    os.write(lock.descriptor, (json.dumps(note) + "\n").encode())
 
 
-def _holder(descriptor: int) -> str:
+def _holder(lock: Lock) -> str:
+    assert lock.descriptor is not None
     try:
-        note = json.loads(os.read(descriptor, 1_000))
+        note = json.loads(os.read(lock.descriptor, 1_000))
         return f" ({note['pid']} on {note['host']}, since {note['since']})"
     except (OSError, ValueError, KeyError, TypeError):  # It has not written its name yet.
         return ""

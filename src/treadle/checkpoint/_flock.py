@@ -12,19 +12,9 @@ except ImportError:  # Windows.
 
 # What file systems without such locks answer (NFS, for folders).
 _UNABLE = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-
-_open: set[int] = set()
-
-
-def _forget() -> None:
-    """In a child of `fork`: the locks are the parent's, and must not outlive it here."""
-    while _open:
-        with contextlib.suppress(OSError):
-            os.close(_open.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+# A pipe would be waited for, and a link may lead anywhere.
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_FILE = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def try_lock(descriptor: int) -> bool | None:
@@ -42,46 +32,73 @@ def try_lock(descriptor: int) -> bool | None:
     return True
 
 
-class FolderLock:
-    """A lock on a folder, whatever it is renamed to; it ends with `release` or the process.
+class Lock:
+    """A lock on a folder or file, whatever it is renamed to; it ends with the process.
+
+    Args:
+        descriptor: Of the open folder or file, closed with the lock; None if it cannot be opened.
 
     Attributes:
+        descriptor: None once it has ended.
         held: Whether it was locked; None where such locks are not to be had.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, descriptor: int | None):
+        self.descriptor = descriptor
         self.held: bool | None = None
-        self._descriptor: int | None = None
-        if fcntl is None:  # Folders cannot be opened there.
-            return
-        self._descriptor = os.open(path, os.O_RDONLY)
-        _open.add(self._descriptor)
+        if descriptor is not None:
+            _open.add(self)
+            try:
+                self.held = try_lock(descriptor)
+            except OSError:
+                self.release()
+                raise
+
+    def is_on(self, path: pathlib.Path) -> bool:
+        """Whether what was locked is what lies at a path."""
+        if self.descriptor is None:
+            return False
         try:
-            self.held = try_lock(self._descriptor)
+            return os.path.samestat(os.fstat(self.descriptor), os.lstat(path))
         except OSError:
-            self.release()
-            raise
+            return False
 
     def release(self) -> None:
-        """Unlocks it."""
-        descriptor, self._descriptor = self._descriptor, None
+        """Ends it."""
+        descriptor, self.descriptor = self.descriptor, None
+        _open.discard(self)
         if descriptor is not None:
-            close_locked(descriptor)
+            os.close(descriptor)
 
 
-def open_locked(path: pathlib.Path) -> tuple[int, bool | None]:
-    """Opens a file to read and write, made when needed, and whether it could be locked."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    _open.add(descriptor)
-    try:
-        return descriptor, try_lock(descriptor)
-    except OSError:
-        close_locked(descriptor)
-        raise
+_open: set[Lock] = set()
 
 
-def close_locked(descriptor: int) -> None:
-    """Closes it, which ends its lock; not twice, for another may have its number by then."""
-    if descriptor in _open:
-        _open.discard(descriptor)
-        os.close(descriptor)
+def _forget() -> None:
+    """In a child of `fork`: the locks are the parent's, and must not outlive it here."""
+    for lock in list(_open):
+        with contextlib.suppress(OSError):
+            lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def lock_folder(path: pathlib.Path) -> Lock:
+    """Locks a folder.
+
+    Raises:
+        OSError: If there is none.
+    """
+    # Where there are no locks, folders cannot be opened either.
+    return Lock(None if fcntl is None else os.open(path, _FOLDER))
+
+
+def lock_file(path: pathlib.Path) -> Lock:
+    """Locks a file, made when needed.
+
+    Raises:
+        OSError: If it cannot be made.
+    """
+    return Lock(os.open(path, _FILE, 0o666))

@@ -9,7 +9,8 @@ import secrets
 import shutil
 import socket
 
-from ._flock import FolderLock
+from .._errors import CheckpointError
+from ._flock import Lock, lock_folder
 from ._manifest import MANIFEST
 
 # `.NAME.ROLE-HOST-PID-TOKEN` beside NAME. A `new` one is being written; an `old` one was moved
@@ -26,7 +27,7 @@ class Aside:
 
     def __init__(self, path: pathlib.Path, role: str):
         self._start = f".{path.name}.{role}-{_HOST}-{os.getpid()}"
-        self._lock: FolderLock | None = None
+        self._lock: Lock | None = None
         self.path = path
         self._name_anew()
 
@@ -36,17 +37,26 @@ class Aside:
 
     def make(self) -> None:
         """Makes it, new and empty."""
-        self.path.mkdir()
-        self._lock = FolderLock(self.path)
-        if self._lock.held is False:
-            # Another process takes it for a dead one's, in the moment before it was locked.
+        while True:
+            self.path.mkdir()
+            if self._locked():
+                return
+            # Another process took it for a dead one's, in the moment before it was locked.
             self.forget()
             self._name_anew()
-            self.make()
+
+    def _locked(self) -> bool:
+        try:
+            self._lock = lock_folder(self.path)
+        except FileNotFoundError:
+            return False
+        if self._lock.descriptor is None:  # Where folders have no locks.
+            return True
+        return self._lock.held is not False and self._lock.is_on(self.path)
 
     def take(self, path: pathlib.Path) -> None:
         """Moves a folder there. It is locked before, so nobody ever sees it there unlocked."""
-        self._lock = FolderLock(path)
+        self._lock = lock_folder(path)
         os.rename(path, self.path)
 
     def put_back(self, path: pathlib.Path) -> None:
@@ -79,10 +89,12 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
+    except OverflowError:  # No process has such a number, so nobody knows what it says.
+        return True
     return True
 
 
-def _is_abandoned(path: pathlib.Path, host: str, pid: int, lock: FolderLock) -> bool:
+def _is_abandoned(path: pathlib.Path, host: str, pid: int, lock: Lock) -> bool:
     # A lock ends with the process that holds it, on whatever machine that was, in whatever
     # container; numbers of processes say less: they start over, and others get them.
     if lock.held is not None:
@@ -92,8 +104,24 @@ def _is_abandoned(path: pathlib.Path, host: str, pid: int, lock: FolderLock) -> 
     return path not in _in_use if pid == os.getpid() else not _is_alive(pid)
 
 
+def names_in(directory: pathlib.Path) -> list[str]:
+    """What lies in a directory, sorted; nothing if that is gone.
+
+    Raises:
+        CheckpointError: If it may not be looked into.
+    """
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(
+            f"The directory {str(directory)!r} cannot be looked into: {error}."
+        ) from error
+
+
 def _asides(directory: pathlib.Path) -> list[tuple[pathlib.Path, re.Match[str]]]:
-    found = [(directory / name, _ASIDE.fullmatch(name)) for name in sorted(os.listdir(directory))]
+    found = [(directory / name, _ASIDE.fullmatch(name)) for name in names_in(directory)]
     return [(path, match) for path, match in found if match is not None]
 
 
@@ -108,7 +136,7 @@ def clean(directory: pathlib.Path, name: str | None = None) -> None:
         if name not in (None, match[1]):
             continue
         try:
-            lock = FolderLock(aside)
+            lock = lock_folder(aside)
         except OSError:  # Another process was faster, or it may not be touched.
             continue
         try:
@@ -180,7 +208,13 @@ def put_in_place(new: pathlib.Path, path: pathlib.Path, overwrite: bool) -> None
 
 
 def remove(path: pathlib.Path) -> None:
-    """Removes a folder all at once: nobody sees half of it under its name."""
+    """Removes a folder all at once: nobody sees half of it under its name.
+
+    Of a link to a folder, the link.
+    """
+    if path.is_symlink():
+        os.unlink(path)
+        return
     gone = Aside(path, "gone")
     try:
         gone.take(path)

@@ -10,14 +10,18 @@ from typing import Any
 from .._errors import CheckpointError
 from ._digest import WIDTH, digest_of
 from ._regular import read_regular
-from ._schema import Malformed, integer, mapping, member, sequence, shape, text
-from ._storage import Spec
+from ._schema import Malformed, integer, mapping, member, number, sequence, shape, short, text
+from ._storage import Spec, is_possible, nbytes_of
 
 MANIFEST = "manifest.json"
 LEAVES = "leaves-00000.eqx"
 
 _FORMAT = "treadle-checkpoint"
 _VERSION = 2
+# Enough for a million leaves; metadata as large as that belongs in the tree.
+_LARGEST = 1 << 28
+# How long the header of an array can be: it has two bytes to say so.
+_HEADER = range(10, 10 + (1 << 16))
 _BLANK = "0" * WIDTH
 _DIGEST = re.compile(rb'\A\{\n"digest": "(xxh3_128:([0-9a-f]{%d}))",\n' % WIDTH)
 # Of version 1, which no release wrote.
@@ -70,7 +74,11 @@ class Manifest:
 
 
 def write_manifest(manifest: Manifest) -> bytes:
-    """The bytes of the manifest: JSON, a line for each leaf, its own digest first."""
+    """The bytes of the manifest: JSON, a line for each leaf, its own digest first.
+
+    Raises:
+        CheckpointError: If they are more than any reader takes.
+    """
     names = ("treadle", "jax", "equinox", "numpy")
     head = {
         "format": _FORMAT,
@@ -87,6 +95,11 @@ def write_manifest(manifest: Manifest) -> bytes:
     leaves = ",\n".join(json.dumps(_to_json(record)) for record in manifest.records)
     lines.append(f'"leaves": [\n{leaves}\n]')
     blank = ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+    if len(blank) > _LARGEST:
+        raise CheckpointError(
+            f"The {MANIFEST} would have {len(blank)} bytes, and at most {_LARGEST} are read: keep "
+            "what is large in the tree, as arrays, and not in `metadata`."
+        )
     digest = digest_of(blank).removeprefix("xxh3_128:")
     return blank.replace(_BLANK.encode(), digest.encode(), 1)
 
@@ -112,13 +125,41 @@ def _from_json(fields: Any) -> Record:
         storage=member(fields, "storage", str, optional=True),
         key_implementation=member(fields, "key_implementation", str, optional=True),
     )
+    if not is_possible(spec):
+        raise Malformed(f"there is no leaf of {short(dataclasses.astuple(spec))}")
     value = member(fields, "value", str, optional=True)
     if (spec.storage is None) != (value is not None):
         raise Malformed("a leaf has either a `storage` in the file or a `value`")
     if value is not None and not re.fullmatch(r"-?0x[0-9a-f]+", value):
-        raise Malformed(f"`value` (={value!r}) is no integer in hexadecimal")
+        raise Malformed(f"`value` (={short(value)}) is no integer in hexadecimal")
     place = (integer(fields, "offset"), integer(fields, "nbytes"), text(fields, "digest"))
-    return Record(text(fields, "path"), spec, *place, value=value)
+    record = Record(text(fields, "path"), spec, *place, value=value)
+    _require_size(record)
+    return record
+
+
+def _require_size(record: Record) -> None:
+    """Refuses a length that is not that of the leaf's shape."""
+    values = nbytes_of(record.spec)
+    if record.value is not None:
+        fits = record.nbytes == 0
+    elif record.spec.dtype == "key":
+        fits = values is not None and record.nbytes > values
+    else:
+        fits = values is None or record.nbytes - values in _HEADER
+    if not fits:
+        raise Malformed(
+            f"the leaf {short(record.path)} has {record.nbytes} bytes, which are not those of "
+            f"{short(str(record.spec))}"
+        )
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of two members of one name, each reader would take another."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise Malformed("a name stands twice in an object")
+    return fields
 
 
 def _from_fields(fields: Any) -> Manifest:
@@ -129,33 +170,33 @@ def _from_fields(fields: Any) -> Manifest:
     """
     fields = mapping(fields)
     if text(fields, "file") != LEAVES:
-        raise Malformed(f"`file` (={fields['file']!r}) is not {LEAVES!r}")
+        raise Malformed(f"`file` (={short(fields['file'])}) is not {LEAVES!r}")
     records = [_from_json(leaf) for leaf in sequence(fields, "leaves")]
     offset = 0
     seen: set[str] = set()
     for record in records:
         if record.path in seen:
-            raise Malformed(f"the path {record.path!r} stands there twice")
+            raise Malformed(f"the path {short(record.path)} stands there twice")
         seen.add(record.path)
         # One behind the other, so that no byte is without a digest, and none has two.
         if record.offset != offset:
             raise Malformed(
-                f"the leaf {record.path!r} begins at {record.offset}, and the one before it ends "
-                f"at {offset}"
+                f"the leaf {short(record.path)} begins at {record.offset}, and the one before it "
+                f"ends at {offset}"
             )
         offset += record.nbytes
     if integer(fields, "nbytes") != offset:
         raise Malformed(f"`nbytes` (={fields['nbytes']}) is not that of all leaves ({offset})")
-    statics = mapping(member(fields, "static", dict))
-    metrics = mapping(member(fields, "metrics", dict))
-    for name, value in metrics.items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise Malformed(f"`metrics` has {value!r} for {name!r}, which is no number")
+    statics = member(fields, "static", dict)
+    metrics = {name: number(value, name) for name, value in member(fields, "metrics", dict).items()}
     for name, value in statics.items():
         if not isinstance(value, str):
-            raise Malformed(f"`static` has {value!r} for {name!r}, which is no text")
+            raise Malformed(f"`static` has {short(value)} for {short(name)}, which is no text")
     metadata = mapping(member(fields, "metadata", dict))
-    versions = mapping(member(fields, "versions", dict))
+    versions = member(fields, "versions", dict)
+    for name, value in versions.items():
+        if not isinstance(value, str | None):
+            raise Malformed(f"`versions` has {short(value)} for {short(name)}, which is no text")
     return Manifest(records, statics, metadata, metrics, versions)
 
 
@@ -167,7 +208,7 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     """
     file = folder / MANIFEST
     try:
-        raw = read_regular(file)
+        raw = read_regular(file, _LARGEST)
     except FileNotFoundError:
         raise CheckpointError(
             f"{str(folder)!r} is not a checkpoint: it has no {MANIFEST}. Give the folder that "
@@ -184,7 +225,7 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
         )
     try:
         # Of deep nesting, Python's reader says so by a `RecursionError`.
-        fields = mapping(json.loads(raw))
+        fields = mapping(json.loads(raw, object_pairs_hook=_distinct))
         format_, version = text(fields, "format"), integer(fields, "version")
         if (format_, version) == (_FORMAT, _VERSION):
             return _from_fields(fields)

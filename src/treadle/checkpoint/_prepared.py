@@ -45,7 +45,7 @@ class Entry:
         # A NumPy array is its owner's to write to. What a JAX array shows of its memory is not: as
         # long as somebody looks at it, no step writes there, even one that it was donated to.
         is_numpy = isinstance(self._leaf, np.ndarray)
-        self._stored = stored.copy() if is_numpy else stored
+        self._stored = stored.copy(order="K") if is_numpy else stored
         self._leaf = self._sent = None
 
     def take(self) -> np.ndarray:

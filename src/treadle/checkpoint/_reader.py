@@ -1,8 +1,9 @@
 """Reading leaves: no byte is handed out that its digest does not cover."""
 
-import io
+import math
 import os
 import pathlib
+import re
 from collections.abc import Callable
 from types import TracebackType
 
@@ -17,6 +18,13 @@ from ._storage import quoted
 # Small enough to be in the processor's cache still when it is digested.
 _PIECE = 1 << 20
 _ALIGNMENT = 64
+# The header of an array that is no structure, and how long it may be at most.
+_HEAD = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<dtype>[<>|][a-zA-Z]\d{0,9}(\[\w{1,16}\])?)', "
+    rb"'fortran_order': (?P<fortran>True|False), 'shape': \((?P<shape>[\d, ]*)\), \} *\n",
+    re.DOTALL,
+)
+_LONGEST = 10 + (1 << 16)
 
 
 class LeafReader:
@@ -32,7 +40,7 @@ class LeafReader:
 
     def __init__(self, folder: pathlib.Path, manifest: Manifest):
         self._path = folder / LEAVES
-        self._memory = np.empty(0, np.uint8)
+        self._memory = bytearray(_PIECE)
         try:
             self._file = open(open_regular(self._path), "rb", buffering=0)  # noqa: SIM115
         except FileNotFoundError:
@@ -74,18 +82,21 @@ class LeafReader:
         Raises:
             CheckpointError: If it is not what was written, with file and leaf.
         """
-        raw = self._raw(record, _aligned)
+        self._require_there(record)
+        raw = _aligned(record.nbytes)
+        view = raw.data
+        self._check(record, lambda at: view[at : at + _PIECE])
         try:
             stored = _parse(raw)
             # NumPy's format knows bfloat16 as two raw bytes.
             bfloat16 = record.spec.storage == "bfloat16"
             dtype = np.dtype("V2" if bfloat16 else record.spec.storage)
-        except (ValueError, TypeError) as error:
-            raise self._damaged(record, f"it is not an array in NumPy's format: {error}") from error
+        except (ValueError, TypeError, OverflowError) as error:
+            raise self.damaged(record, f"it is not an array in NumPy's format: {error}") from error
         # The data of keys have an axis more.
         shape = stored.shape[:-1] if record.spec.dtype == "key" else stored.shape
         if stored.dtype != dtype or shape != record.spec.shape:
-            raise self._damaged(record, f"the file has {stored.dtype}{list(stored.shape)} there")
+            raise self.damaged(record, f"the file has {stored.dtype}{list(stored.shape)} there")
         return stored
 
     def verify(self, record: Record) -> None:
@@ -94,40 +105,41 @@ class LeafReader:
         Raises:
             CheckpointError: If they are not those that were written.
         """
-        self._raw(record, self._again)
+        self._require_there(record)
+        memory = memoryview(self._memory)
+        self._check(record, lambda at: memory[: record.nbytes - at])
 
-    def _again(self, nbytes: int) -> np.ndarray:
-        """Memory that is used for all leaves."""
-        if self._memory.size < nbytes:
-            self._memory = np.empty(nbytes, np.uint8)
-        return self._memory[:nbytes]
-
-    def _raw(self, record: Record, memory: Callable[[int], np.ndarray]) -> np.ndarray:
+    def _require_there(self, record: Record) -> None:
         # What a manifest claims is not allocated before the file is known to have it.
         if record.offset + record.nbytes > self._length:
-            raise self._damaged(record, "the file ends in the middle of it")
-        raw = memory(record.nbytes)
-        view, digest = raw.data, Digest()
-        self._file.seek(record.offset)
-        at = 0
+            raise self.damaged(record, "the file ends in the middle of it")
+
+    def _check(self, record: Record, place: Callable[[int], memoryview]) -> None:
+        """Reads a leaf piece by piece, each to the place for what is so far in it."""
+        digest, at = Digest(), 0
+        try:
+            self._file.seek(record.offset)
+        except OSError as error:
+            raise self.damaged(record, f"the disk does not give it back ({error})") from error
         while at < record.nbytes:
-            count = self._read_into(record, view[at : at + _PIECE])
-            digest.update(view[at : at + count])
+            piece = place(at)
+            count = self._read_into(record, piece)
+            digest.update(piece[:count])
             at += count
         if str(digest) != record.digest:
-            raise self._damaged(record, "its bytes are not those that were written")
-        return raw
+            raise self.damaged(record, "its bytes are not those that were written")
 
     def _read_into(self, record: Record, piece: memoryview) -> int:
         try:
             count = self._file.readinto(piece)
         except OSError as error:
-            raise self._damaged(record, f"the disk does not give it back ({error})") from error
+            raise self.damaged(record, f"the disk does not give it back ({error})") from error
         if not count:
-            raise self._damaged(record, "the file ends in the middle of it")
+            raise self.damaged(record, "the file ends in the middle of it")
         return count
 
-    def _damaged(self, record: Record, how: str) -> CheckpointError:
+    def damaged(self, record: Record, how: str) -> CheckpointError:
+        """The error of a leaf that is not what was written."""
         return CheckpointError(
             f"The file {str(self._path)!r} is damaged at the leaf {quoted(record.path)}: {how}. "
             "Go back to an earlier checkpoint."
@@ -145,14 +157,25 @@ def _aligned(nbytes: int) -> np.ndarray:
 
 
 def _parse(raw: np.ndarray) -> np.ndarray:
-    """An array in NumPy's format, without a copy and without ever unpickling."""
-    head = io.BytesIO(raw[: 1 << 16].tobytes())
-    version = np.lib.format.read_magic(head)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(head)
-    else:
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(head)
+    """An array in NumPy's format, without a copy and without ever unpickling.
+
+    NumPy's own reader evaluates the header as Python, of whatever kind and length; this one takes
+    what `save` writes.
+
+    Raises:
+        ValueError, TypeError, OverflowError: If it is not that.
+    """
+    head = _HEAD.match(raw[:_LONGEST].tobytes())
+    if head is None:
+        raise ValueError("its header is another one")
+    dtype = np.dtype(head["dtype"].decode())
     if dtype.hasobject:
         raise ValueError(f"dtype {dtype} is pickled")
-    flat = raw[head.tell() :].view(dtype)
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+    shape = tuple(int(size) for size in head["shape"].split(b",") if size.strip())
+    data = raw[head.end() :]
+    if math.prod(shape) * dtype.itemsize != data.size:
+        raise ValueError(f"{data.size} bytes are not those of {dtype}{list(shape)}")
+    if not data.size:
+        return np.empty(shape, dtype)
+    flat = data.view(dtype)
+    return flat.reshape(shape[::-1]).T if head["fortran"] == b"True" else flat.reshape(shape)

@@ -14,7 +14,7 @@ class Malformed(ValueError):
 def mapping(value: Any) -> dict[str, Any]:
     """A JSON object."""
     if not isinstance(value, dict):
-        raise Malformed(f"{_short(value)} stands where an object should")
+        raise Malformed(f"{short(value)} stands where an object should")
     return value
 
 
@@ -24,7 +24,7 @@ def member(fields: dict[str, Any], name: str, kind: type, *, optional: bool = Fa
     if value is None and optional:
         return None
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise Malformed(f"`{name}` (={_short(value)}) is no {kind.__name__}")
+        raise Malformed(f"`{name}` (={short(value)}) is no {kind.__name__}")
     return value
 
 
@@ -42,7 +42,7 @@ def integer(fields: dict[str, Any], name: str) -> int:
     """A member that is a size: a whole number, not negative, of 63 bits."""
     value = member(fields, name, int)
     if not 0 <= value <= _LARGEST:
-        raise Malformed(f"`{name}` (={_short(value)}) is no size")
+        raise Malformed(f"`{name}` (={short(value)}) is no size")
     return value
 
 
@@ -54,6 +54,17 @@ def shape(fields: dict[str, Any]) -> tuple[int, ...]:
     return tuple(integer({"shape": size}, "shape") for size in sizes)
 
 
-def _short(value: Any) -> str:
-    printed = repr(value) if not isinstance(value, int) else hex(value)
+def number(value: Any, name: str) -> float:
+    """A value that is a number, and is not too large for one of 64 bits."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise Malformed(f"{short(value)} for {short(name)} is no number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise Malformed(f"{short(value)} for {short(name)} is too large") from None
+
+
+def short(value: Any) -> str:
+    """A value for a message, its beginning where it is long."""
+    printed = hex(value) if type(value) is int else repr(value)
     return printed if len(printed) <= 60 else f"{printed[:57]}..."

@@ -1,6 +1,8 @@
 """What a leaf is on disk: itself where NumPy's format can hold it, else an unsigned carrier."""
 
 import dataclasses
+import math
+import re
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +19,10 @@ from ..tree._paths import flatten_with_paths
 
 # Equinox writes these with their type; ones of a subclass (an enum) are configuration.
 _PYTHON = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
+# Of the dtypes that NumPy's format holds without pickling: numbers, text and times.
+_KINDS = "biufcSUmM"
+# Numbers by their name; text, times and numbers in the other order of bytes as NumPy prints them.
+_DTYPE = re.compile(r"[a-z]{3,16}\d*(_\w{1,16})?|[<>|][biufcSUmM]\d{1,9}(\[\w{1,16}\])?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,13 +96,51 @@ def _array_spec(
     if dtype.isbuiltin == 2:  # One of ml_dtypes, which NumPy's format knows only as raw bytes.
         native = dtype == jnp.bfloat16 and equinox_reads_bfloat16
         return Spec(shape, dtype.name, dtype.name if native else f"uint{8 * dtype.itemsize}")
-    if dtype.kind not in "biufcSUmM":
+    if dtype.kind not in _KINDS:
         raise CheckpointError(
             f"The leaf {quoted(path)} has dtype {dtype}, which could only be pickled, and nothing "
             "is: make it numbers, or keep it out of the tree."
         )
     name = dtype.name if dtype.kind in "biufc" and dtype.isnative else dtype.str
     return Spec(shape, name, name)
+
+
+def is_possible(spec: Spec) -> bool:
+    """Whether there can be a leaf of a spec, which anybody may have made up."""
+    if spec.dtype == "key":
+        return spec.storage == "uint32" and spec.key_implementation is not None
+    if spec.key_implementation is not None:
+        return False
+    if spec.dtype.startswith("python "):
+        if spec.dtype == "python int" and spec.storage is None:
+            return not spec.shape
+        kinds = {f"python {kind.__name__}": storage for kind, storage in _PYTHON.items()}
+        return not spec.shape and spec.storage == kinds.get(spec.dtype, "")
+    # Of other strings, NumPy makes structures, objects and what else there is.
+    if not _DTYPE.fullmatch(spec.dtype):
+        return False
+    try:
+        dtype = np.dtype(spec.dtype)
+    except (TypeError, ValueError):  # It takes packages that are not here.
+        return spec.storage in (spec.dtype, "uint8", "uint16", "uint32", "uint64")
+    if dtype.isbuiltin != 2 and dtype.kind not in _KINDS:
+        return False
+    either = (True, False) if dtype == jnp.bfloat16 else (True,)
+    return any(
+        spec == _array_spec("", spec.shape, dtype, equinox_reads_bfloat16=read) for read in either
+    )
+
+
+def nbytes_of(spec: Spec) -> int | None:
+    """How many bytes the values of a possible spec take; None if that cannot be told here.
+
+    Of keys, a number for each: how many it is depends on the implementation.
+    """
+    try:
+        itemsize = 0 if spec.storage is None else np.dtype(spec.storage).itemsize
+    except (TypeError, ValueError):
+        return None
+    return math.prod(spec.shape) * itemsize
 
 
 def _key_implementation(keys: Any) -> Any:
@@ -154,6 +198,9 @@ def from_storage(stored: np.ndarray, like: Any) -> Any:
     Args:
         stored: In memory that nobody else has; it may become the leaf's.
         like: A leaf.
+
+    Raises:
+        ValueError: If it is of another shape than the data of such keys.
     """
     if type(like) in _PYTHON:
         return stored.item()
@@ -161,6 +208,9 @@ def from_storage(stored: np.ndarray, like: Any) -> Any:
         array = _with_dtype(stored, like.dtype)
         return array[()] if isinstance(like, np.generic) else array
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        data = jax.eval_shape(jax.random.key_data, like)
+        if stored.shape != data.shape:
+            raise ValueError(f"{list(stored.shape)} are no keys, which are {list(data.shape)}")
         keys = jax.random.wrap_key_data(_on_device(stored), impl=_key_implementation(like))
         where = _placed(like)
         return keys if where is None else jax.device_put(keys, where)
@@ -179,17 +229,30 @@ def casted(stored: np.ndarray, spec: Spec, like: Any) -> np.ndarray:
     if wanted.dtype == spec.dtype:  # bfloat16 has a carrier in NumPy arrays, and none in JAX's.
         return stored
     numbers = _with_dtype(stored, np.dtype(spec.dtype))
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = numbers.astype(np.dtype(wanted.dtype))
-        wide = np.complex128 if cast.dtype.kind == "c" else np.float64
-        if np.issubdtype(numbers.dtype, np.integer):
-            lost = numbers != cast
-        else:
-            lost = np.isfinite(numbers.astype(wide)) & ~np.isfinite(cast.astype(wide))
+    cast, lost = _converted(numbers, np.dtype(wanted.dtype))
     if np.any(lost):
         at = tuple(map(int, np.argwhere(lost)[0])) if lost.ndim else ()
         raise OverflowError(f"{numbers[at]} at {list(at)} is no {cast.dtype.name}")
     return cast
+
+
+def _converted(numbers: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers in another precision, and which of them that one does not have."""
+    if jnp.issubdtype(dtype, jnp.integer):
+        # Integers of fewer than 8 bits become each other only by way of others.
+        wide = numbers.astype(np.int64) if numbers.dtype.isbuiltin == 2 else numbers
+        limits = jnp.iinfo(dtype)
+        lost = (wide < int(limits.min)) | (wide > int(limits.max))
+        return wide.astype(dtype), np.asarray(lost)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = numbers.astype(dtype)
+    wide = np.complex128 if cast.dtype.kind == "c" else np.float64
+    before, after = numbers.astype(wide), cast.astype(wide)
+    # Some formats have no infinity, some not even a NaN.
+    lost = (np.isfinite(before) != np.isfinite(after)) | (np.isnan(before) != np.isnan(after))
+    if np.isfinite(np.array(np.inf).astype(dtype).astype(wide)):  # They stop at their largest.
+        lost |= np.abs(before) > float(jnp.finfo(dtype).max)
+    return cast, np.asarray(lost)
 
 
 def decoded(stored: np.ndarray, spec: Spec) -> Any:
