@@ -9,9 +9,15 @@ import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._custom_types import Door
-from .._errors import ArgumentTypeError, CheckpointError, CheckpointNotFoundError
+from .._errors import (
+    ArgumentTypeError,
+    ArgumentValueError,
+    CheckpointError,
+    CheckpointNotFoundError,
+)
 from ..tree._paths import flatten_with_paths
 from ._fit import fitted
+from ._fitting import Fitting, Options
 from ._folders import find
 from ._manifest import Manifest, Record, read_manifest
 from ._reader import LeafReader
@@ -54,13 +60,26 @@ def _leaf(reader: LeafReader, record: Record | None, like: Any) -> Any:
             f"The leaf {quoted(record.path)} cannot be cast: {error}. Load it as it is, without "
             "`cast`, and convert it as you want it."
         ) from error
+    except ValueError as error:
+        raise reader.damaged(record, str(error)) from error
 
 
 def _require_globs(only: Any) -> None:
-    if only is not None and (isinstance(only, str) or not isinstance(only, Sequence)):
+    if only is None:
+        return
+    if isinstance(only, (str, bytes)) or not isinstance(only, Sequence):
         raise ArgumentTypeError(
             f"`only` (={only!r}) must be a list of globs, such as ['encoder/**'], not of type "
             f"{type(only).__name__}."
+        )
+    for glob in only:
+        if not isinstance(glob, str):
+            raise ArgumentTypeError(
+                f"`only` (={only!r}) holds {glob!r}: write globs as strings, ['encoder/**']."
+            )
+    if not only:
+        raise ArgumentValueError(
+            f"`only` (={only!r}) must have at least one glob; leave it out to load everything."
         )
 
 
@@ -114,16 +133,8 @@ def load(
     _require_globs(only)
     folder, manifest = open_manifest(path)
     named, treedef = flatten_with_paths(like)
-    records = fitted(
-        folder,
-        manifest,
-        named,
-        statics_of(like),
-        strict=strict,
-        rename=rename,
-        only=only,
-        cast=cast,
-    )
+    options = Options(strict=strict, rename=rename, only=only, cast=cast)
+    records = fitted(Fitting(folder, manifest, named, statics_of(like)), options)
     with LeafReader(folder, manifest) as reader:
         leaves = [_leaf(reader, records.get(name), leaf) for name, leaf in named]
     return jtu.tree_unflatten(treedef, leaves)

@@ -16,15 +16,12 @@ class Mismatch:
 
     Attributes:
         fitting: The leaves that do, by path.
-        missing: Those of `like` that the checkpoint does not have.
-        unexpected: Those of the checkpoint that `like` does not have.
         lines: A line for each leaf and field that does not fit; empty if all of them do.
-        renames: The leaf of `like` that a leaf of the checkpoint is likely to be by now.
+        renames: The leaf of `like` that a leaf of the checkpoint is likely to be by now; empty
+            unless names are all that does not fit.
     """
 
     fitting: list[str]
-    missing: list[str]
-    unexpected: list[str]
     lines: list[str]
     renames: dict[str, str]
 
@@ -35,6 +32,8 @@ def mismatches(
     statics: tuple[Mapping[str, str], Mapping[str, str]] = ({}, {}),
     *,
     cast: bool = False,
+    beside: Mapping[str, Spec] | None = None,
+    hints: bool = True,
 ) -> Mismatch:
     """What does not fit.
 
@@ -43,20 +42,27 @@ def mismatches(
         wanted: The leaves of `like`.
         statics: The static fields of both.
         cast: Whether numbers of another precision fit.
+        beside: Leaves of the checkpoint that nobody asks for, and that a missing one may go by.
+        hints: Whether to look for the nearest names, which takes long.
     """
     missing = [path for path in wanted if path not in saved]
     unexpected = [path for path in saved if path not in wanted]
+    others = {path: saved[path] for path in unexpected} | dict(beside or {})
     lines, renames = [], {}
+    most = _MOST_NEAREST if hints else 0
     for at, path in enumerate(missing):
-        near = _nearest(path, unexpected if at < _MOST_NEAREST else ())
-        if near is not None and not _difference(saved[near], wanted[path], cast):
+        near = _nearest(path, others if at < most else ())
+        if near is not None and not _difference(others[near], wanted[path], cast):
             renames.setdefault(near, path)
         lines.append(
             f"missing     {quoted(path)} {wanted[path]} is not in the checkpoint{_which(near)}"
         )
     for at, path in enumerate(unexpected):
-        near = _nearest(path, missing if at < _MOST_NEAREST else ())
+        near = _nearest(path, missing if at < most else ())
         lines.append(f"unexpected  {quoted(path)} {saved[path]} is not in `like`{_which(near)}")
+    if len(renames) < len(missing) or not renames.keys() >= set(unexpected):
+        renames = {}
+    named = len(lines)
     fitting = []
     for path, spec in wanted.items():
         if path not in saved:
@@ -73,7 +79,7 @@ def mismatches(
         for path in here
         if path in there and there[path] != here[path]
     ]
-    return Mismatch(fitting, missing, unexpected, lines, renames)
+    return Mismatch(fitting, lines, renames if len(lines) == named else {})
 
 
 def nearest(path: str, candidates: Iterable[str], count: int = 3) -> list[str]:

@@ -5,13 +5,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .._custom_types import Door
 from .._errors import ArgumentTypeError, ArgumentValueError
 from ..tree import select
 
 _WILD = re.compile(r"\*|\?")
 
 
-def renamed(paths: Sequence[str], rename: Mapping[str, str] | None) -> dict[str, str]:
+def renamed(paths: Sequence[str], rename: Door[Mapping[str, str] | None]) -> dict[str, str]:
     """The new name of each path, by the old one.
 
     Args:
@@ -73,7 +74,9 @@ def _signs(glob: str) -> list[str]:
 
 def _apply(old: list[str], new: list[str], path: str) -> str | None:
     """The new name of a path; None if the old glob does not match it."""
-    found = _match(old, path.split("/") if path else [])
+    found = _match(old, path.split("/"))
+    if not path:  # The tree itself, which is no segment to `**`, and one of no letters to others.
+        found = next((f for f in (_match(old, []), found) if f is not None), None)
     if found is None:
         return None
     meanings = iter(found)
