@@ -20,8 +20,8 @@ _FORMAT = "treadle-checkpoint"
 _VERSION = 2
 # Enough for a million leaves; metadata as large as that belongs in the tree.
 _LARGEST = 1 << 28
-# How long the header of an array can be: it has two bytes to say so.
-_HEADER = range(10, 10 + (1 << 16))
+# How long the header of an array can be: NumPy fills it up, so that what follows is aligned.
+_HEADER = range(64, 10 + (1 << 16), 64)
 _BLANK = "0" * WIDTH
 _DIGEST = re.compile(rb'\A\{\n"digest": "(xxh3_128:([0-9a-f]{%d}))",\n' % WIDTH)
 # Of version 1, which no release wrote.
@@ -112,8 +112,18 @@ def _version(package: str) -> str | None:
 
 
 def _to_json(record: Record) -> dict[str, Any]:
-    fields = dataclasses.asdict(record)
-    fields = {"path": fields.pop("path"), **fields.pop("spec"), **fields}
+    spec = record.spec
+    fields = {
+        "path": record.path,
+        "shape": spec.shape,
+        "dtype": spec.dtype,
+        "storage": spec.storage,
+        "key_implementation": spec.key_implementation,
+        "offset": record.offset,
+        "nbytes": record.nbytes,
+        "digest": record.digest,
+        "value": record.value,
+    }
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -1,6 +1,7 @@
 """What a leaf is on disk: itself where NumPy's format can hold it, else an unsigned carrier."""
 
 import dataclasses
+import functools
 import math
 import re
 from typing import Any
@@ -93,16 +94,25 @@ def spec_of(path: str, leaf: Any) -> Spec | None:
 def _array_spec(
     path: str, shape: tuple[int, ...], dtype: np.dtype, *, equinox_reads_bfloat16: bool
 ) -> Spec:
-    if dtype.isbuiltin == 2:  # One of ml_dtypes, which NumPy's format knows only as raw bytes.
-        native = dtype == jnp.bfloat16 and equinox_reads_bfloat16
-        return Spec(shape, dtype.name, dtype.name if native else f"uint{8 * dtype.itemsize}")
-    if dtype.kind not in _KINDS:
+    names = _names(dtype, equinox_reads_bfloat16)
+    if names is None:
         raise CheckpointError(
             f"The leaf {quoted(path)} has dtype {dtype}, which could only be pickled, and nothing "
             "is: make it numbers, or keep it out of the tree."
         )
+    return Spec(shape, *names)
+
+
+@functools.cache
+def _names(dtype: np.dtype, equinox_reads_bfloat16: bool) -> tuple[str, str] | None:
+    """Name and storage of a dtype; None for one that could only be pickled."""
+    if dtype.isbuiltin == 2:  # One of ml_dtypes, which NumPy's format knows only as raw bytes.
+        native = dtype == jnp.bfloat16 and equinox_reads_bfloat16
+        return dtype.name, dtype.name if native else f"uint{8 * dtype.itemsize}"
+    if dtype.kind not in _KINDS:
+        return None
     name = dtype.name if dtype.kind in "biufc" and dtype.isnative else dtype.str
-    return Spec(shape, name, name)
+    return name, name
 
 
 def is_possible(spec: Spec) -> bool:
