@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
+from .._custom_types import Door
 from .._errors import CheckpointError, LeafNotFoundError
 from ._load import open_manifest
 from ._manifest import Manifest, Record
@@ -37,21 +38,30 @@ class Checkpoint(Mapping[str, Any]):
         self.versions = manifest.versions
         self.nbytes = manifest.nbytes
         self._reader = reader
+        self._closed = False
         self._records = {record.path: record for record in manifest.records}
 
-    def _record(self, path: str) -> Record:
+    def _record(self, path: Any) -> Record:
         try:
             return self._records[path]
         except KeyError:
-            near = nearest(path, self._records)
+            near = nearest(path, self._records) if isinstance(path, str) else []
             hint = f"the nearest are {', '.join(map(quoted, near))}" if near else "see `list(...)`"
             raise LeafNotFoundError(
                 f"The checkpoint {str(self.path)!r} has no leaf {path!r} among its "
                 f"{len(self._records)}: {hint}."
             ) from None
 
-    def __getitem__(self, path: str) -> Any:
+    def _require_open(self) -> None:
+        if self._closed:
+            raise CheckpointError(
+                f"The checkpoint {str(self.path)!r} is closed, and this reads from its file: do it "
+                "inside of the `with` block, or before `close`."
+            )
+
+    def __getitem__(self, path: Door[str]) -> Any:
         record = self._record(path)
+        self._require_open()
         if record.value is not None:
             return int(record.value, 16)
         stored = self._reader.read(record)
@@ -101,12 +111,14 @@ class Checkpoint(Mapping[str, Any]):
         Raises:
             CheckpointError: If one is not what was written, with file and leaf.
         """
+        self._require_open()
         for record in self._records.values():
             if record.value is None:
                 self._reader.verify(record)
 
     def close(self) -> None:
-        """Closes its file."""
+        """Closes its file; what needs no reading can still be asked for."""
+        self._closed = True
         self._reader.close()
 
 
