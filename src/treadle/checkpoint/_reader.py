@@ -166,7 +166,7 @@ def _parse(raw: np.ndarray) -> np.ndarray:
         ValueError, TypeError, OverflowError: If it is not that.
     """
     head = _HEAD.match(raw[:_LONGEST].tobytes())
-    if head is None:
+    if head is None or head.end() != 10 + int.from_bytes(raw[8:10].tobytes(), "little"):
         raise ValueError("its header is another one")
     dtype = np.dtype(head["dtype"].decode())
     if dtype.hasobject:

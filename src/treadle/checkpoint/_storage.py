@@ -218,10 +218,10 @@ def from_storage(stored: np.ndarray, like: Any) -> Any:
         array = _with_dtype(stored, like.dtype)
         return array[()] if isinstance(like, np.generic) else array
     if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
-        data = jax.eval_shape(jax.random.key_data, like)
-        if stored.shape != data.shape:
-            raise ValueError(f"{list(stored.shape)} are no keys, which are {list(data.shape)}")
-        keys = jax.random.wrap_key_data(_on_device(stored), impl=_key_implementation(like))
+        try:
+            keys = jax.random.wrap_key_data(_on_device(stored), impl=_key_implementation(like))
+        except TypeError as error:
+            raise ValueError(f"uint32{list(stored.shape)} are no keys: {error}") from error
         where = _placed(like)
         return keys if where is None else jax.device_put(keys, where)
     return _on_device(_with_dtype(stored, np.dtype(like.dtype)), _placed(like))
