@@ -8,7 +8,7 @@ def outcomes(law: str, rights: int | None, wrongs: int | None, **options: int) -
     """What became of the transformations of a law.
 
     Args:
-        law: Its name, without `check_`.
+        law: Its name, without `check_` and `assert_`.
         rights: How many of those that keep it are tried; all if `None`.
         wrongs: How many of those that break it.
         options: As `run` takes them.

@@ -26,7 +26,7 @@ def measure(options: Options, console: Console) -> dict:
     with Worker(_DEVICES) as worker:
         for number in range(options.rounds):
             for law in LAWS:
-                told = f"check_{law}: round {number + 1} of {options.rounds}"
+                told = f"{_name(law)}: round {number + 1} of {options.rounds}"
                 console.print(told, style="dim")
                 outcomes = worker.call(
                     _CHILD,
@@ -39,6 +39,11 @@ def measure(options: Options, console: Console) -> dict:
                 )
                 _gather(found.setdefault(law, []), outcomes)
     return {"laws": found, "rounds": options.rounds, "examples": _EXAMPLES}
+
+
+def _name(law: str) -> str:
+    """The function of a law."""
+    return "assert_audited" if law == "audited" else f"check_{law}"
 
 
 def _gather(rows: list[dict], outcomes: list[dict]) -> None:
@@ -97,7 +102,7 @@ def tables(data: dict) -> list[Table]:
 
 
 def _totals(data: dict) -> Table:
-    rows = [_total(f"check_{law}", rows) for law, rows in data["laws"].items()]
+    rows = [_total(_name(law), rows) for law, rows in data["laws"].items()]
     rows.append(_total("all", _all_rows(data)))
     columns = ("law", "mutants", "caught", "right ones", "refused", "seconds")
     note = (
@@ -121,7 +126,7 @@ def _total(name: str, rows: list[dict]) -> tuple[str, ...]:
 
 def _law(law: str, rows: list[dict]) -> Table:
     columns = ("mutant", "caught", "examples", "seconds", "leaves", "elements", "characters")
-    return Table(f"check_{law}", columns, [_mutant(row) for row in _mutants(rows)])
+    return Table(_name(law), columns, [_mutant(row) for row in _mutants(rows)])
 
 
 def _mutant(row: dict) -> tuple[str, ...]:
@@ -140,7 +145,7 @@ def _mutant(row: dict) -> tuple[str, ...]:
 def _right(data: dict) -> Table:
     rows = [
         (
-            f"check_{law}: {row['name']}",
+            f"{_name(law)}: {row['name']}",
             "error" if _errors(row) else "refused" if _caught(row) else "passes",
             _whole(_spread(row, "examples")),
             with_range(_spread(row, "seconds")),

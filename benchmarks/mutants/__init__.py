@@ -19,8 +19,9 @@ LAWS = (
     "serialisation",
     "sharding",
     "resume",
+    "audited",
 )
-"""The names of the laws, without `check_`."""
+"""The names of the laws, without `check_` and `assert_`."""
 
 
 def subjects(law: str) -> tuple[Subject, ...]:

@@ -14,7 +14,7 @@ from ._subject import Subject
 _PARAMETERS = {
     "weight": np.zeros((3, 2), np.float32),
     "bias": np.zeros(3, np.float32),
-    "scale": np.zeros(1, np.float32),
+    "scale": np.zeros(3, np.float32),
 }
 _MODELS = batches_like(_PARAMETERS, kind="jax")
 _NUMBERS = arrays("float32", shape=(3,), min_value=-3, max_value=3)

@@ -9,6 +9,9 @@ from . import data as data
 from . import nn as nn
 from . import track as track
 from . import tree as tree
+from ._audit import Finding as Finding
+from ._audit import Report as Report
+from ._audit import audit as audit
 from ._cache import compilation_cache as compilation_cache
 from ._compiled import Compilation as Compilation
 from ._compiled import Compiled as Compiled

@@ -2,6 +2,7 @@
 
 from . import _hypothesis as _hypothesis
 from . import pool as pool
+from ._laws import assert_audited as assert_audited
 from ._laws import check_commutes as check_commutes
 from ._laws import check_grad as check_grad
 from ._laws import check_idempotent as check_idempotent

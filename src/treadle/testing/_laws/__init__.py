@@ -1,5 +1,6 @@
 """The laws: one file each."""
 
+from ._audited import assert_audited as assert_audited
 from ._commutes import check_commutes as check_commutes
 from ._grad import check_grad as check_grad
 from ._idempotent import check_idempotent as check_idempotent

@@ -1,0 +1,163 @@
+"""What a program costs, beside the findings."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from .._cost import StepCost
+from ._program import Leaf, Program, leaves_of
+from ._states import State
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What a program costs. A figure that the backend does not report is `None`.
+
+    Attributes:
+        equations: Of the traced program, those of inner programs included.
+        draws: Equations that draw random numbers.
+        model_flops: Operations in matrix products and convolutions, counted from the program as it
+            was written, loops times their trips.
+        flops: Floating point operations by XLA's estimate, the body of a loop counted once.
+        bytes_accessed: Bytes read and written, likewise.
+        peak_bytes: Memory while it runs, on each device.
+        state_bytes: The part of it that what is updated takes.
+        batch_bytes: The part that everything else that goes in takes.
+        output_bytes: The part for what comes out and is not aliased.
+        temporary_bytes: The part that lives only while it runs.
+        constant_bytes: Of constants that are part of the program.
+        donated_bytes: Size of what is donated.
+        aliased_bytes: How much of it what comes out lives in.
+        trace_seconds: To trace it.
+        lower_seconds: From there to StableHLO.
+        compile_seconds: From there to machine code; little where the compilation cache had it.
+    """
+
+    equations: int
+    draws: int
+    model_flops: float
+    flops: float | None
+    bytes_accessed: float | None
+    peak_bytes: int | None
+    state_bytes: int
+    batch_bytes: int
+    output_bytes: int | None
+    temporary_bytes: int | None
+    constant_bytes: int
+    donated_bytes: int
+    aliased_bytes: int | None
+    trace_seconds: float
+    lower_seconds: float
+    compile_seconds: float
+
+    @property
+    def arithmetic_intensity(self) -> float | None:
+        """Flops for each byte that is read or written, both by XLA's estimate."""
+        if self.flops is None or not self.bytes_accessed:
+            return None
+        return self.flops / self.bytes_accessed
+
+
+def measure(program: Program, states: Iterable[State]) -> Figures:
+    """Reads the figures of a program."""
+    executable = program.executable
+    cost = executable.cost_analysis() or {}
+    if isinstance(cost, list):  # One per program in older JAX.
+        cost = cost[0]
+    memory = executable.memory_analysis()
+    peak = aliased = temporary = outputs = None
+    if memory is not None:
+        temporary, aliased = memory.temp_size_in_bytes, memory.alias_size_in_bytes
+        outputs = memory.output_size_in_bytes - aliased
+        peak = memory.argument_size_in_bytes + outputs + temporary
+    of_state = {leaf.index for state in states for leaf in leaves_of(state.given)}
+    if program.kind == "step":
+        of_state = {leaf.index for leaf in program.inputs[0].leaves}
+    sizes = sizes_on_device(program)
+    trace, lower, compile_ = program.seconds
+    return Figures(
+        equations=program.num_equations,
+        draws=program.lineage.draws,
+        model_flops=StepCost(program.jaxpr, 1, set(jax.local_devices()[:1])).flops,
+        flops=cost.get("flops"),
+        bytes_accessed=cost.get("bytes accessed"),
+        peak_bytes=peak,
+        state_bytes=sum(size for at, size in sizes.items() if at in of_state),
+        batch_bytes=sum(size for at, size in sizes.items() if at not in of_state),
+        output_bytes=outputs,
+        temporary_bytes=temporary,
+        constant_bytes=sum(constant.nbytes for constant in constants_of(program)),
+        donated_bytes=sum(leaf.nbytes for leaf in program.leaves if leaf.donated),
+        aliased_bytes=aliased,
+        trace_seconds=trace,
+        lower_seconds=lower,
+        compile_seconds=compile_,
+    )
+
+
+def constants_of(program: Program) -> list[Any]:
+    """The arrays that are part of the program, each once."""
+    found = {id(each): each for each in program.jaxpr.consts if hasattr(each, "nbytes")}
+    return list(found.values())
+
+
+def sizes_on_device(program: Program) -> dict[int, int]:
+    """What each argument takes on each device; what the program does not read is left out."""
+    shardings = input_shardings(program)
+    return {
+        leaf.index: math.prod(where.shard_shape(leaf.aval.shape)) * leaf.aval.dtype.itemsize
+        for leaf, where in zip(program.leaves, shardings, strict=True)
+        if where is not None
+    }
+
+
+def input_shardings(program: Program) -> list[Any]:
+    """Where each array that goes in lies; `None` for what the program does not read."""
+    return _flat(program.executable.input_shardings, program.executable.args_info)
+
+
+def output_shardings(program: Program) -> list[Any]:
+    """Where each array that comes out lies."""
+    found = program.executable.output_shardings
+    return jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, jax.sharding.Sharding))
+
+
+def _flat(shardings: Any, infos: Any) -> list[Any]:
+    # A sharding that is `None` would vanish when flattened.
+    _, treedef = jax.tree.flatten(infos)
+    return treedef.flatten_up_to(shardings)
+
+
+_ALIAS = re.compile(r"\{[\d, ]*\}: \((\d+), \{[\d, ]*\}, [\w-]+\)")
+
+
+def aliased_arguments(program: Program) -> set[int]:
+    """The arguments whose memory the compiled program reuses for what comes out."""
+    header = program.executable.as_text().split("\n", 1)[0]
+    start = header.find("input_output_alias={")
+    if start < 0:
+        return set()
+    numbers = [int(number) for number in _ALIAS.findall(_braces(header[start:]))]
+    # XLA counts only what the program reads.
+    shardings = input_shardings(program)
+    kept = [at for at, where in enumerate(shardings) if where is not None]
+    return {kept[number] for number in numbers}
+
+
+def _braces(text: str) -> str:
+    """From the first brace to the one that closes it."""
+    depth = 0
+    for at, letter in enumerate(text):
+        depth += (letter == "{") - (letter == "}")
+        if letter == "}" and depth == 0:
+            return text[: at + 1]
+    return text
+
+
+def donated(leaves: Iterable[Leaf]) -> list[Leaf]:
+    """Those of some leaves that are donated."""
+    return [leaf for leaf in leaves if leaf.donated]

@@ -1,0 +1,167 @@
+"""What comes of what: on which inputs each output depends, and which it carries on."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jax.extend import core as jex_core
+
+from .._jaxpr import inner_jaxprs
+
+
+class Masks(NamedTuple):
+    """Inputs as the bits of whole numbers.
+
+    Attributes:
+        depends: Those that a value depends on.
+        carries: Those that it is an update of: it comes of them by arithmetic element by element,
+            in their own shape.
+    """
+
+    depends: int = 0
+    carries: int = 0
+
+    def __or__(self, other: Any) -> "Masks":
+        return Masks(self.depends | other.depends, self.carries | other.carries)
+
+
+class Flow(NamedTuple):
+    """The masks of every output."""
+
+    outputs: list[Masks]
+
+
+_NOTHING = Masks()
+
+_ELEMENTWISE = frozenset(
+    {
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "neg",
+        "max",
+        "min",
+        "clamp",
+        "select_n",
+        "add_any",
+        "convert_element_type",
+        "copy",
+        "copy_p",
+        "reduce_precision",
+        "optimization_barrier",
+        "sharding_constraint",
+        "device_put",
+        "stop_gradient",
+        "reshape",
+        "transpose",
+        "squeeze",
+        "sqrt",
+        "integer_pow",
+        "random_wrap",
+        "random_unwrap",
+        "pvary",
+        "pcast",
+    }
+)
+
+
+def flow_of(closed: Any) -> Flow:
+    """The flow of a whole program."""
+    jaxpr = closed.jaxpr
+    given = [Masks(1 << at, 1 << at) for at in range(len(jaxpr.invars))]
+    return Flow(_run(jaxpr, given))
+
+
+def _run(jaxpr: Any, given: Sequence[Masks]) -> list[Masks]:
+    known: dict[Any, Masks] = dict(zip(jaxpr.invars, given, strict=True))
+
+    def read(atom: Any) -> Masks:
+        if isinstance(atom, jex_core.Literal):
+            return _NOTHING
+        return known.get(atom, _NOTHING)
+
+    for equation in jaxpr.eqns:
+        inputs = [read(atom) for atom in equation.invars]
+        known.update(zip(equation.outvars, _equation(equation, inputs), strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _all(masks: Sequence[Masks]) -> int:
+    depends = 0
+    for mask in masks:
+        depends |= mask.depends
+    return depends
+
+
+def _equation(equation: Any, inputs: list[Masks]) -> list[Masks]:
+    name = equation.primitive.name
+    if name == "cond":
+        return _cond(equation, inputs)
+    if name == "scan":
+        return _scan(equation, inputs)
+    if name == "while":
+        return _while(equation, inputs)
+    if name in _ELEMENTWISE:
+        return _elementwise(equation, inputs)
+    inner = [each for value in equation.params.values() for each in inner_jaxprs(value)]
+    if len(inner) == 1 and len(inner[0].invars) == len(inputs):
+        outs = _run(inner[0], inputs)
+        if len(outs) == len(equation.outvars):
+            return outs
+    return [Masks(_all(inputs), 0)] * len(equation.outvars)
+
+
+def _elementwise(equation: Any, inputs: list[Masks]) -> list[Masks]:
+    outs = equation.outvars
+    if len(outs) == len(inputs) > 1:  # A barrier.
+        return list(inputs)
+    size = outs[0].aval.size
+    carries = 0
+    for atom, mask in zip(equation.invars, inputs, strict=True):
+        if atom.aval.size == size or size == 1:
+            carries |= mask.carries
+    return [Masks(_all(inputs), carries)]
+
+
+def _cond(equation: Any, inputs: list[Masks]) -> list[Masks]:
+    which, *operands = inputs
+    outs = [_run(branch.jaxpr, operands) for branch in equation.params["branches"]]
+    merged = []
+    for cases in zip(*outs, strict=True):
+        total = Masks(which.depends, 0)
+        for case in cases:
+            total = total | case
+        merged.append(total)
+    return merged
+
+
+def _scan(equation: Any, inputs: list[Masks]) -> list[Masks]:
+    params = equation.params
+    first, carried = params["num_consts"], params["num_carry"]
+    consts, carry, rows = (
+        inputs[:first],
+        inputs[first : first + carried],
+        inputs[first + carried :],
+    )
+    while True:
+        outs = _run(params["jaxpr"].jaxpr, [*consts, *carry, *rows])
+        new = [old | out for old, out in zip(carry, outs[:carried], strict=True)]
+        if new == carry:
+            return [*new, *outs[carried:]]
+        carry = new
+
+
+def _while(equation: Any, inputs: list[Masks]) -> list[Masks]:
+    params = equation.params
+    tested, held = params["cond_nconsts"], params["body_nconsts"]
+    of_test, of_body = inputs[:tested], inputs[tested : tested + held]
+    carry = inputs[tested + held :]
+    while True:
+        outs = _run(params["body_jaxpr"].jaxpr, [*of_body, *carry])
+        new = [old | out for old, out in zip(carry, outs, strict=True)]
+        if new == carry:
+            break
+        carry = new
+    # How often it runs depends on what is tested.
+    test = _all(_run(params["cond_jaxpr"].jaxpr, [*of_test, *carry]))
+    return [Masks(each.depends | test, each.carries) for each in carry]

@@ -1,0 +1,655 @@
+"""Where keys come from and what consumes them, by abstract interpretation of a traced program.
+
+Every key has a number that says how it came about (see `_values`); two keys with one number are the
+same key. Loops are run for two turns, with what the first hands on; each branch of a `cond` starts
+from what was consumed before it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend import core as jex_core
+
+from .._jaxpr import inner_jaxprs
+from ._private import is_array_of_keys, key_words, name_stack, splits_are_folds
+from ._values import (
+    Value,
+    child,
+    fresh,
+    integers_of,
+    is_followed,
+    mixed,
+    numbers,
+    of_integers,
+    salt,
+    unknown,
+)
+
+_MOST = 4096
+"""Elements of an array of keys of which it is noted that they are consumed."""
+
+
+class Stop(NamedTuple):
+    """One equation on the way to another: in which program, and in which turn of its loop."""
+
+    equation: Any
+    jaxpr: Any
+    turn: int
+
+
+Path = tuple[Stop, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Use:
+    """A key is consumed.
+
+    Attributes:
+        kind: `"draw"`, `"split"` or `"fold"`.
+        path: Where: the equation behind all that enclose it.
+        signature: What is drawn: the primitive, its parameters.
+        again: Whether it is under a transformation that computes something for the second time.
+    """
+
+    kind: str
+    path: Path
+    signature: str
+    again: bool
+
+    @property
+    def equations(self) -> list[Any]:
+        """The equation behind all that enclose it."""
+        return [stop.equation for stop in self.path]
+
+
+class Reuse(NamedTuple):
+    """A key that was consumed is consumed again, or goes out to be."""
+
+    first: Use
+    second: Use | None
+
+
+class Constant(NamedTuple):
+    """A draw with a key that is the same in every call."""
+
+    use: Use
+    origin: Any
+
+
+_SAME = frozenset(
+    {
+        "copy",
+        "copy_p",
+        "device_put",
+        "sharding_constraint",
+        "optimization_barrier",
+        "reduce_precision",
+        "pbroadcast",
+        "pvary",
+        "pcast",
+        "reshard",
+        "mesh_cast",
+        "layout_constraint",
+        "stop_gradient",
+        "name",
+        "convert_element_type",
+    }
+)
+
+
+def _numpy_binary(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    return lambda params, left, right: function(left, right)
+
+
+_KNOWN_INTEGERS: dict[str, Callable[..., Any]] = {
+    "add": _numpy_binary(np.add),
+    "sub": _numpy_binary(np.subtract),
+    "mul": _numpy_binary(np.multiply),
+    "max": _numpy_binary(np.maximum),
+    "min": _numpy_binary(np.minimum),
+    "lt": _numpy_binary(np.less),
+    "le": _numpy_binary(np.less_equal),
+    "gt": _numpy_binary(np.greater),
+    "ge": _numpy_binary(np.greater_equal),
+    "eq": _numpy_binary(np.equal),
+    "ne": _numpy_binary(np.not_equal),
+    "and": _numpy_binary(np.bitwise_and),
+    "or": _numpy_binary(np.bitwise_or),
+}
+
+
+def _moved(equation: Any, ids: Any) -> Any:
+    """What a primitive that only moves elements makes of them; `None` for any other."""
+    params = equation.params
+    match equation.primitive.name:
+        case "slice":
+            strides = params["strides"] or (1,) * ids.ndim
+            window = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
+            return ids[tuple(slice(*each) for each in window)]
+        case "squeeze" | "reshape" | "expand_dims":
+            return ids.reshape(equation.outvars[0].aval.shape)
+        case "transpose":
+            return ids.transpose(params["permutation"])
+        case "rev":
+            return np.flip(ids, params["dimensions"])
+        case "broadcast_in_dim":
+            places = [int(at) for at in params["broadcast_dimensions"]]
+            shape = [1] * len(params["shape"])
+            for at, size in zip(places, ids.shape, strict=True):
+                shape[at] = size
+            return np.broadcast_to(ids.reshape(shape), params["shape"])
+    return None
+
+
+def has_keys(jaxpr: Any, known: dict[int, bool]) -> bool:
+    """Whether a program, or one inside of it, does anything with keys."""
+    if id(jaxpr) not in known:
+        known[id(jaxpr)] = any(
+            equation.primitive.name.startswith("random_")
+            or any(is_array_of_keys(v.aval) for v in equation.outvars if hasattr(v.aval, "dtype"))
+            or any(
+                has_keys(inner, known)
+                for value in equation.params.values()
+                for inner in inner_jaxprs(value)
+            )
+            for equation in jaxpr.eqns
+        )
+    return known[id(jaxpr)]
+
+
+class Lineage:
+    """Follows the keys of a program.
+
+    Args:
+        closed: The program.
+
+    Attributes:
+        reuses: Keys that are consumed again, each with where it was and is.
+        constants: Draws with keys that are the same in every call.
+        draws: How many equations draw.
+        keys: How many keys are drawn from.
+    """
+
+    def __init__(self, closed: Any):
+        self.reuses: list[Reuse] = []
+        self.constants: list[Constant] = []
+        self.draws = 0
+        self.keys = 0
+        self._ledger: dict[int, tuple[Use, ...]] = {}
+        self._told: set[int] = set()
+        self._seen: set[tuple[int, ...]] = set()
+        self._with_keys: dict[int, bool] = {}
+        self._child = child if splits_are_folds() else self._other_child
+        if not has_keys(closed.jaxpr, self._with_keys):
+            return
+        jaxpr = closed.jaxpr
+        consts = [
+            _constant(each, var.aval)
+            for each, var in zip(closed.consts, jaxpr.constvars, strict=True)
+        ]
+        args = [unknown(var.aval, fresh(False)) for var in jaxpr.invars]
+        outs = self._run(jaxpr, consts, args, ())
+        self._going_out(jaxpr, args, outs)
+
+    @staticmethod
+    def _other_child(keys: Any, data: Any) -> Any:
+        return mixed(salt("split"), keys, data)
+
+    # -- programs -----------------------------------------------------------------------------
+
+    def _run(
+        self, jaxpr: Any, consts: Sequence[Value], args: Sequence[Value], path: Path, turn: int = 0
+    ) -> list[Value]:
+        values: dict[Any, Value] = {}
+        values.update(zip(jaxpr.constvars, consts, strict=False))
+        values.update(zip(jaxpr.invars, args, strict=True))
+
+        def read(atom: Any) -> Value:
+            if isinstance(atom, jex_core.Literal):
+                return _constant(atom.val, atom.aval)
+            return values[atom]
+
+        for equation in jaxpr.eqns:
+            inputs = [read(atom) for atom in equation.invars]
+            outputs = self._equation(equation, inputs, (*path, Stop(equation, jaxpr, turn)))
+            values.update(zip(equation.outvars, outputs, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _closed(
+        self, program: Any, inputs: Sequence[Value], path: Path, turn: int = 0
+    ) -> list[Value]:
+        jaxpr = getattr(program, "jaxpr", program)
+        consts = [
+            _constant(each, var.aval)
+            for each, var in zip(getattr(program, "consts", ()), jaxpr.constvars, strict=False)
+        ]
+        return self._run(jaxpr, consts, inputs, path, turn)
+
+    def _equation(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        name = equation.primitive.name
+        if name in _RULES:
+            return _RULES[name](self, equation, inputs, path)
+        if name in _SAME and len(inputs) == len(equation.outvars):
+            return [
+                _as(value, out.aval) for value, out in zip(inputs, equation.outvars, strict=True)
+            ]
+        inner = [each for value in equation.params.values() for each in inner_jaxprs(value)]
+        if inner:
+            return self._call(equation, inner, inputs, path)
+        return self._plain(equation, inputs)
+
+    def _plain(self, equation: Any, inputs: list[Value]) -> list[Value]:
+        """A primitive that knows nothing of keys, and moves or computes."""
+        origin = next((value.origin for value in inputs if value.origin is not None), None)
+        if len(equation.outvars) == 1 and is_followed(equation.outvars[0].aval):
+            aval = equation.outvars[0].aval
+            if inputs and inputs[0].ids is not None:
+                moved = _moved(equation, inputs[0].ids)
+                if moved is not None:
+                    return [Value(np.asarray(moved), origin=origin)]
+            known = self._computed(equation, inputs)
+            if known is not None:
+                return [known._replace(origin=origin)]
+            text = salt(f"{equation.primitive.name} {_stable(equation.params)}")
+            if all(v.ids is not None and v.ids.shape in (aval.shape, ()) for v in inputs):
+                ids = mixed(text, *(np.broadcast_to(v.ids, aval.shape) for v in inputs))
+                return [Value(np.asarray(ids).reshape(aval.shape), origin=origin)]
+            return [unknown(aval, mixed(text, *numbers(inputs)))._replace(origin=origin)]
+        constant = all(value.constant for value in inputs)
+        return [
+            unknown(out.aval, fresh(constant))._replace(origin=origin) for out in equation.outvars
+        ]
+
+    def _computed(self, equation: Any, inputs: list[Value]) -> Value | None:
+        """Whole numbers, where those they are computed from are known."""
+        name, aval = equation.primitive.name, equation.outvars[0].aval
+        if name == "iota":
+            shape, dimension = equation.params["shape"], equation.params["dimension"]
+            places = np.arange(shape[dimension]).reshape(
+                [-1 if at == dimension else 1 for at in range(len(shape))]
+            )
+            return of_integers(np.broadcast_to(places, shape))
+        if name == "concatenate" and all(value.ids is not None for value in inputs):
+            joined = np.concatenate([v.ids for v in inputs], equation.params["dimension"])
+            return Value(joined)
+        if name == "dynamic_slice" and inputs[0].ids is not None:
+            return self._window(equation, inputs)
+        if name == "gather" and inputs[0].ids is not None:
+            return self._gathered(equation, inputs)
+        if name == "select_n":
+            return self._selected(inputs, aval)
+        if name in _KNOWN_INTEGERS and len(inputs) == 2 and not is_array_of_keys(aval):
+            left, right = (integers_of(value) for value in inputs)
+            if left is not None and right is not None:
+                found = _KNOWN_INTEGERS[name](equation.params, left, right)
+                return of_integers(np.broadcast_to(found, aval.shape))
+        return None
+
+    def _window(self, equation: Any, inputs: list[Value]) -> Value | None:
+        starts = [integers_of(value) for value in inputs[1:]]
+        if any(start is None for start in starts):
+            return None
+        ids, sizes = inputs[0].ids, equation.params["slice_sizes"]
+        where = [
+            int(np.clip(start, 0, size - width))
+            for start, size, width in zip(starts, ids.shape, sizes, strict=False)
+        ]
+        window = tuple(slice(at, at + width) for at, width in zip(where, sizes, strict=True))
+        return Value(ids[window])
+
+    def _gathered(self, equation: Any, inputs: list[Value]) -> Value | None:
+        """Elements at indices that are known."""
+        indices = integers_of(inputs[1])
+        if indices is None or is_array_of_keys(equation.invars[0].aval) is None:
+            return None
+        ids = inputs[0].ids
+        places = np.arange(ids.size, dtype=np.int32).reshape(ids.shape)
+        params = {**equation.params, "fill_value": None, "mode": jax.lax.GatherScatterMode.CLIP}
+        with jax.ensure_compile_time_eval():
+            taken = equation.primitive.bind(places, indices.astype(np.int32), **params)
+        return Value(ids.ravel()[np.asarray(taken)])
+
+    def _selected(self, inputs: list[Value], aval: Any) -> Value | None:
+        which, *cases = inputs
+        if any(case.ids is None for case in cases):
+            return None
+        known = integers_of(which)
+        if known is not None:
+            stacked = np.stack([case.ids for case in cases])
+            chosen = np.broadcast_to(known, aval.shape)[None].astype(np.int64)
+            return Value(np.take_along_axis(stacked, chosen, 0)[0])
+        first = cases[0].ids
+        same = np.logical_and.reduce([case.ids == first for case in cases])
+        other = mixed(salt("select_n"), which.number, *(case.ids for case in cases))
+        return Value(np.where(same, first, other))
+
+    # -- keys ---------------------------------------------------------------------------------
+
+    def _random_seed(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        aval = equation.outvars[0].aval
+        seeds = inputs[0]
+        ids = seeds.ids if seeds.ids is not None else unknown(aval, seeds.number).ids
+        return [Value(np.asarray(mixed(salt("seed"), ids)).reshape(aval.shape), origin=path)]
+
+    def _random_wrap(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        aval = equation.outvars[0].aval
+        words = inputs[0]
+        if words.ids is None:
+            return [unknown(aval, mixed(salt("wrap"), words.number))]
+        return [Value(wrapped(words.ids, aval), origin=words.origin)]
+
+    def _random_unwrap(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        keys = inputs[0].ids
+        count = int(np.prod(key_words(equation.invars[0].aval)))
+        words = _words(keys, count)
+        return [Value(words.reshape(equation.outvars[0].aval.shape), origin=inputs[0].origin)]
+
+    def _random_clone(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        return [unknown(equation.outvars[0].aval, fresh(inputs[0].constant))]
+
+    def _random_split(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        keys = inputs[0]
+        shape = tuple(equation.params["shape"])
+        conflict = self._consume("split", equation, keys, path)
+        count = int(np.prod(shape))
+        at = of_integers(np.arange(count)).ids if count <= _MOST else np.arange(count) * 2 + 1
+        ids = np.asarray(self._child(keys.ids[..., None], at)).reshape(keys.ids.shape + shape)
+        self._hand_down(conflict, keys.ids, ids)
+        return [Value(ids, origin=keys.origin)]
+
+    def _random_fold_in(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        keys, data = inputs
+        conflict = self._consume("fold", equation, keys, path)
+        aval = equation.outvars[0].aval
+        folded = data.ids if data.ids is not None else unknown(aval, data.number).ids
+        ids = np.broadcast_to(np.asarray(child(keys.ids, folded)), aval.shape)
+        self._hand_down(conflict, keys.ids, ids)
+        return [Value(ids, origin=keys.origin)]
+
+    def _draw(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        keys = inputs[0]
+        self._consume("draw", equation, keys, path)
+        return [unknown(out.aval, fresh(keys.constant)) for out in equation.outvars]
+
+    def _hand_down(self, conflict: bool, keys: Any, children: Any) -> None:
+        """What comes of a key that is reused is not told again."""
+        if conflict or self._told.intersection(keys.ravel()[:_MOST].tolist()):
+            self._told.update(children.ravel()[: 4 * _MOST].tolist())
+
+    def _consume(self, kind: str, equation: Any, keys: Value, path: Path) -> bool:
+        """Notes that keys are consumed; whether they were before, in a way that matters."""
+        signature = f"{equation.primitive.name} {_stable(equation.params)}"
+        again = any(_is_again(stop.equation) for stop in path)
+        use = Use(kind, path, signature, again)
+        if kind == "draw" and all(stop.turn == 0 for stop in path) and not again:
+            self.draws += 1
+            self.keys += keys.ids.size
+        found = False
+        for number in dict.fromkeys(keys.ids.ravel()[:_MOST].tolist()):
+            earlier = self._ledger.get(number, ())
+            if again and any(use.signature == old.signature for old in earlier):
+                continue  # A draw that is made again for its derivative.
+            conflicts = [old for old in earlier if _conflict(old, use)]
+            if conflicts:
+                found = True
+                if number not in self._told:
+                    self._note(Reuse(conflicts[0], use))
+            if len(earlier) < 8 and not any(
+                old.kind == kind and old.path == path for old in earlier
+            ):
+                self._ledger[number] = (*earlier, use)
+        if kind == "draw" and not again and keys.ids.size and bool(np.all(keys.ids & np.uint64(1))):
+            self.constants.append(Constant(use, keys.origin))
+        return found
+
+    def _note(self, reuse: Reuse) -> None:
+        seen = tuple(id(stop.equation) for stop in reuse.first.path) + (
+            tuple(id(stop.equation) for stop in reuse.second.path) if reuse.second else ()
+        )
+        if seen not in self._seen:
+            self._seen.add(seen)
+            self.reuses.append(reuse)
+
+    def _going_out(self, jaxpr: Any, args: list[Value], outs: list[Value]) -> None:
+        """Keys that were consumed and go out: the next call consumes them again."""
+        for out, var in zip(outs, jaxpr.outvars, strict=True):
+            if out.ids is None or out.ids.size == 0:
+                continue
+            if is_array_of_keys(var.aval):
+                found = [out.ids]
+            elif var.aval.dtype == np.uint32 and var.aval.shape and var.aval.shape[-1] in (2, 4):
+                found = [wrapped_words(out.ids)]
+            else:
+                continue
+            for number in found[0].ravel()[:_MOST].tolist():
+                uses = [use for use in self._ledger.get(number, ()) if use.kind != "fold"]
+                if uses and number not in self._told:
+                    self._note(Reuse(uses[0], None))
+
+    # -- loops and branches -------------------------------------------------------------------
+
+    def _call(
+        self, equation: Any, inner: list[Any], inputs: list[Value], path: Path
+    ) -> list[Value]:
+        """A call of one program, whatever its name."""
+        jaxpr = inner[0]
+        fits = len(inner) == 1 and len(jaxpr.invars) == len(inputs)
+        if not fits or len(jaxpr.outvars) != len(equation.outvars):
+            return self._plain(equation, inputs)
+        if not has_keys(jaxpr, self._with_keys) and not any(
+            is_followed(out.aval) for out in equation.outvars
+        ):
+            return self._plain(equation, inputs)
+        closed = next(
+            (p for p in equation.params.values() if isinstance(p, jex_core.ClosedJaxpr)), jaxpr
+        )
+        given = [_fitted(value, var.aval) for value, var in zip(inputs, jaxpr.invars, strict=True)]
+        outs = self._closed(closed, given, path)
+        return [
+            value if _shape_of(value, out.aval) else unknown(out.aval, value.number)
+            for value, out in zip(outs, equation.outvars, strict=True)
+        ]
+
+    def _cond(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        which, *operands = inputs
+        before, told = self._ledger, self._told
+        ledgers, results = [], []
+        for at, branch in enumerate(equation.params["branches"]):
+            self._ledger, self._told = dict(before), set(told)
+            results.append(self._closed(branch, operands, path, at))
+            ledgers.append((self._ledger, self._told))
+        merged: dict[int, tuple[Use, ...]] = dict(ledgers[0][0])
+        for ledger, _ in ledgers[1:]:
+            for number, uses in ledger.items():
+                known = merged.get(number, ())
+                merged[number] = known + tuple(use for use in uses if use not in known)
+        self._ledger = merged
+        self._told = set().union(*(each for _, each in ledgers))
+        return [
+            self._either(which, list(cases), out.aval)
+            for cases, out in zip(zip(*results, strict=True), equation.outvars, strict=True)
+        ]
+
+    def _either(self, which: Value, cases: list[Value], aval: Any) -> Value:
+        if all(case.ids is not None for case in cases):
+            found = self._selected([Value(None, which.number), *cases], aval)
+            if found is not None:
+                return found._replace(origin=cases[0].origin)
+        return unknown(aval, mixed(salt("cond"), which.number, *numbers(cases)))
+
+    def _scan(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        params = equation.params
+        body, length = params["jaxpr"], params["length"]
+        first, carried = params["num_consts"], params["num_carry"]
+        consts, carry = inputs[:first], inputs[first : first + carried]
+        stacked = inputs[first + carried :]
+        if not has_keys(body.jaxpr, self._with_keys) or length == 0:
+            return self._plain(equation, inputs)
+        variables = body.jaxpr.invars[first + carried :]
+        turns = []
+        for turn in range(min(length, 2)):
+            at = length - 1 - turn if params["reverse"] else turn
+            rows = [_row(each, var.aval, at) for each, var in zip(stacked, variables, strict=True)]
+            outs = self._closed(body, [*consts, *carry, *rows], path, turn)
+            turns.append((carry, outs))
+            carry = outs[:carried]
+        constant = all(value.constant for value in inputs)
+        ends = equation.outvars
+        result = [
+            self._handed_on(turns, at, ends[at].aval, length <= 2, constant)
+            for at in range(carried)
+        ]
+        for at in range(carried, len(ends)):
+            rows = [outs[at] for _, outs in turns]
+            aval = ends[at].aval
+            if rows[0].ids is not None and all(np.array_equal(rows[0].ids, r.ids) for r in rows):
+                result.append(Value(np.broadcast_to(rows[0].ids, aval.shape)))
+            else:
+                result.append(unknown(aval, fresh(constant)))
+        return result
+
+    def _handed_on(
+        self, turns: list[Any], at: int, aval: Any, short: bool, constant: bool
+    ) -> Value:
+        """What a loop ends with: what it began with, where no turn changes it."""
+        given, outs = turns[-1]
+        same = given[at].ids is not None and np.array_equal(given[at].ids, outs[at].ids)
+        if same or short:
+            return outs[at]
+        return unknown(aval, fresh(constant))._replace(origin=outs[at].origin)
+
+    def _while(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
+        params = equation.params
+        body, test = params["body_jaxpr"], params["cond_jaxpr"]
+        if not any(has_keys(each.jaxpr, self._with_keys) for each in (body, test)):
+            return self._plain(equation, inputs)
+        tested, held = params["cond_nconsts"], params["body_nconsts"]
+        of_test, of_body = inputs[:tested], inputs[tested : tested + held]
+        carry = inputs[tested + held :]
+        turns = []
+        for turn in range(2):
+            self._closed(test, [*of_test, *carry], path, turn)
+            outs = self._closed(body, [*of_body, *carry], path, turn)
+            turns.append((carry, outs))
+            carry = outs
+        constant = all(value.constant for value in inputs)
+        return [
+            self._handed_on(turns, at, out.aval, False, constant)
+            for at, out in enumerate(equation.outvars)
+        ]
+
+
+_RULES: dict[str, Callable[[Lineage, Any, list[Value], Path], list[Value]]] = {
+    "random_seed": Lineage._random_seed,
+    "random_wrap": Lineage._random_wrap,
+    "random_unwrap": Lineage._random_unwrap,
+    "random_clone": Lineage._random_clone,
+    "random_split": Lineage._random_split,
+    "random_fold_in": Lineage._random_fold_in,
+    "random_bits": Lineage._draw,
+    "random_gamma": Lineage._draw,
+    "cond": Lineage._cond,
+    "scan": Lineage._scan,
+    "while": Lineage._while,
+}
+
+
+def _stable(params: dict[str, Any]) -> str:
+    """Parameters as text."""
+    return " ".join(f"{name}={value}" for name, value in sorted(params.items()))
+
+
+def _is_again(equation: Any) -> bool:
+    """Whether an equation computes for the backward pass: derivatives, or what was not kept."""
+    stack = name_stack(equation)
+    return "transpose(" in stack or "rematted_computation" in stack
+
+
+def _conflict(old: Use, new: Use) -> bool:
+    return not (old.kind == new.kind == "fold")
+
+
+def _constant(value: Any, aval: Any) -> Value:
+    """A constant of the program."""
+    if is_followed(aval) and not is_array_of_keys(aval):
+        return of_integers(np.asarray(value).reshape(aval.shape))
+    if is_followed(aval):
+        words = np.asarray(jax.random.key_data(value))
+        count = int(np.prod(key_words(aval)))
+        parts = of_integers(words.reshape(*aval.shape, count)).ids
+        return Value(wrapped(parts, aval))
+    return Value(None, fresh(True))
+
+
+_WORD = salt("word")
+
+
+def _words(keys: Any, count: int) -> Any:
+    """The words of keys, along a new last axis."""
+    places = of_integers(np.arange(count)).ids
+    words = np.asarray(mixed(_WORD, keys[..., None], places))
+    for word, key in zip(
+        words.reshape(-1, count)[:, 0].tolist(), np.asarray(keys).ravel().tolist(), strict=True
+    ):
+        _KEY_OF_WORD[word] = key
+    return words
+
+
+_KEY_OF_WORD: dict[int, int] = {}
+
+
+def wrapped(words: Any, aval: Any) -> Any:
+    """The keys with such words."""
+    count = int(np.prod(key_words(aval)))
+    return wrapped_words(words.reshape(-1, count)).reshape(aval.shape)
+
+
+def wrapped_words(words: Any) -> Any:
+    """The keys whose words lie along the last axis."""
+    count = words.shape[-1]
+    rows = words.reshape(-1, count)
+    keys = np.asarray(mixed(salt("wrap"), *(rows[:, at] for at in range(count)))).reshape(-1)
+    for at, row in enumerate(rows[:, 0].tolist()):
+        key = _KEY_OF_WORD.get(row)
+        if key is not None:
+            whole_key = np.uint64(key)
+            if np.array_equal(
+                rows[at], np.asarray(mixed(_WORD, whole_key, of_integers(np.arange(count)).ids))
+            ):
+                keys[at] = whole_key
+    return keys.reshape(words.shape[:-1])
+
+
+def _shape_of(value: Value, aval: Any) -> bool:
+    return value.ids is None or value.ids.shape == aval.shape
+
+
+def _as(value: Value, aval: Any) -> Value:
+    """The same value under another type."""
+    if is_followed(aval) != (value.ids is not None) or not _shape_of(value, aval):
+        return unknown(aval, value.number)._replace(origin=value.origin)
+    return value
+
+
+def _row(value: Value, aval: Any, at: int) -> Value:
+    """One element along the first axis."""
+    if value.ids is not None and is_followed(aval):
+        return Value(value.ids[at], origin=value.origin)
+    return unknown(aval, mixed(value.number, of_integers(at).ids))
+
+
+def _fitted(value: Value, aval: Any) -> Value:
+    """What one device, or one shard, sees of a value: its first part."""
+    if not is_followed(aval):
+        return Value(None, value.number)
+    if value.ids is None:
+        return unknown(aval, value.number)
+    if value.ids.shape == aval.shape:
+        return value
+    ids = value.ids
+    while ids.ndim > len(aval.shape):
+        ids = ids[0]
+    return Value(ids[tuple(slice(0, size) for size in aval.shape)], origin=value.origin)

@@ -1,0 +1,129 @@
+"""The private names of JAX and Equinox that an audit needs, all of them."""
+
+import functools
+import importlib
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+
+class RawFrame(NamedTuple):
+    """A place in the stack at which JAX noted an equation, from the innermost outwards."""
+
+    code: Any
+    line: int
+    column: int
+
+
+@functools.cache
+def _location(code: Any, at: int) -> tuple[int, int]:
+    # Three methods of jaxlib's `Traceback`, which JAX does not export.
+    line, column, _, _ = _traceback_class().code_addr2location(code, at)
+    return line, column
+
+
+@functools.cache
+def _traceback_class() -> Any:
+    return importlib.import_module("jaxlib._jax").Traceback
+
+
+def raw_frames(equation: Any) -> list[RawFrame]:
+    """The stack at which an equation was traced; it begins anew inside of each inner program."""
+    traceback = equation.source_info.traceback
+    if traceback is None:
+        return []
+    codes, places = traceback.raw_frames()
+    return [RawFrame(code, *_location(code, at)) for code, at in zip(codes, places, strict=True)]
+
+
+def name_stack(equation: Any) -> str:
+    """The transformations an equation came through: `transpose(jvp())`."""
+    return str(equation.source_info.name_stack)
+
+
+@functools.cache
+def _fresh_context() -> Any:
+    return jax.make_user_context(None)
+
+
+def without_caches() -> Any:
+    """A context in which no `jax.jit`, however deep inside, finds what it traced before.
+
+    What is traced in it is not found outside of it either.
+    """
+    return _fresh_context()(object())
+
+
+def is_jitted(fn: Any) -> bool:
+    """Whether a function is under `jax.jit`."""
+    return isinstance(fn, type(_an_example()))
+
+
+@functools.cache
+def _an_example() -> Any:
+    return jax.jit(lambda: None)
+
+
+def is_filter_jitted(fn: Any) -> bool:
+    """Whether a function is under `eqx.filter_jit`."""
+    return isinstance(fn, _jit_module()._JitWrapper)
+
+
+@functools.cache
+def _jit_module() -> Any:
+    return importlib.import_module("equinox._jit")
+
+
+class FilteredCall(NamedTuple):
+    """What `eqx.filter_jit` hands to `jax.jit`.
+
+    Attributes:
+        jitted: The function under `jax.jit`.
+        args: Its arguments, the last one static.
+        bound: What the user's function gets: positional arguments, and those by name.
+    """
+
+    jitted: Any
+    args: tuple[Any, ...]
+    bound: tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def filtered_call(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FilteredCall:
+    """Takes a call of an `eqx.filter_jit` apart."""
+    info = (fn._signature, fn._dynamic_fun, fn._static_fun, fn.donate_first, fn.donate_rest)
+    parts = _jit_module()._preprocess(info, args, kwargs, return_static=True)
+    bound = fn._signature.bind(*args, **kwargs)
+    return FilteredCall(fn._cached, parts, (bound.args, bound.kwargs))
+
+
+def filtered_output(out: Any) -> Any:
+    """What the function returned, from what `jax.jit` saw: arrays as they stand, the rest too."""
+    return _jit_module()._postprocess(out)
+
+
+def held_arrays(fn: Any) -> Any:
+    """The function under an `eqx.filter_jit`, whose arrays are traced like arguments."""
+    return fn.__wrapped__
+
+
+def is_array_of_keys(aval: Any) -> bool:
+    """Whether the dtype is one of typed keys."""
+    return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
+
+
+def key_words(aval: Any) -> tuple[int, ...]:
+    """The shape of the words of one typed key."""
+    return tuple(aval.dtype._impl.key_shape)
+
+
+def splits_are_folds() -> bool:
+    """Whether `split(key, n)[i]` is `fold_in(key, i)`: with threefry that can be partitioned."""
+    config: Any = jax.config
+    return bool(config.jax_threefry_partitionable)
+
+
+def is_module(value: Any) -> bool:
+    """Whether a value is an Equinox module."""
+    return isinstance(value, eqx.Module)

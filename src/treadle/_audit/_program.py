@@ -1,0 +1,443 @@
+"""What an audit looks at: a function traced twice, lowered and compiled, and never run."""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from .._batch import num_examples
+from .._errors import ArgumentTypeError
+from .._evaluate import EvalStep, _packed, pair_of
+from .._jaxpr import inner_jaxprs
+from .._state import TrainState, pack_args
+from .._step import TrainStep
+from ..tree._paths import flatten_with_paths, join
+from ._flow import Flow, flow_of
+from ._lineage import Lineage
+from ._private import (
+    filtered_call,
+    filtered_output,
+    held_arrays,
+    is_filter_jitted,
+    is_jitted,
+    without_caches,
+)
+from ._source import Place, function_place
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Leaf:
+    """One array that goes into the program, or comes out of it.
+
+    Attributes:
+        index: Its place among all that go in, or come out.
+        path: `"model/layers/0/weight"`.
+        aval: Its shape, dtype and weak type.
+        donated: Whether the caller gives its memory away.
+        value: The array itself, of what goes in.
+    """
+
+    index: int
+    path: str
+    aval: Any
+    donated: bool = False
+    value: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Its size."""
+        return int(self.aval.size) * int(self.aval.dtype.itemsize)
+
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """A leaf that is part of the program: a function, a number."""
+
+    value: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Argument:
+    """One argument of the function.
+
+    Attributes:
+        name: As in the function's signature.
+        tree: The argument, a `Leaf` for each array, and `Static` for the rest.
+    """
+
+    name: str
+    tree: Any
+
+    @property
+    def leaves(self) -> list[Leaf]:
+        """Its arrays."""
+        return leaves_of(self.tree)
+
+
+def leaves_of(tree: Any) -> list[Leaf]:
+    """The arrays of a tree of leaves."""
+    return [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, Leaf)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A function ready to be traced.
+
+    Attributes:
+        kind: `"step"`, `"eval"`, `"filter_jit"`, `"jit"` or `"plain"`.
+        fn: The user's function.
+        trace: Traces it.
+        inputs: Makes the arguments from the numbers and types of all leaves that go in.
+        output: Makes what comes out from its leaves, in the structure that the user sees.
+        names: Of the leaves that come out, if the structure does not have them.
+    """
+
+    kind: str
+    fn: Any
+    trace: Callable[[], Any]
+    inputs: Callable[[Any, Any], list[Argument]]
+    output: Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """What was traced and compiled.
+
+    Attributes:
+        kind: `"step"`, `"eval"`, `"filter_jit"`, `"jit"` or `"plain"`.
+        name: The user's name for the function.
+        place: Where it is.
+        jaxpr: The program, a `ClosedJaxpr`.
+        again: The same, traced for the second time.
+        inputs: The arguments.
+        output: What comes out, a `Leaf` for each array.
+        executable: As XLA compiled it.
+        seconds: To trace, to lower, to compile.
+    """
+
+    kind: str
+    name: str
+    place: Place | None
+    jaxpr: Any
+    again: Any
+    inputs: list[Argument]
+    output: Any
+    executable: Any
+    seconds: tuple[float, float, float]
+
+    @functools.cached_property
+    def lineage(self) -> Lineage:
+        """Its keys."""
+        return Lineage(self.jaxpr)
+
+    @functools.cached_property
+    def flow(self) -> Flow:
+        """What comes of what."""
+        return flow_of(self.jaxpr)
+
+    @functools.cached_property
+    def leaves(self) -> list[Leaf]:
+        """All arrays that go in, in the program's order."""
+        found = [leaf for argument in self.inputs for leaf in argument.leaves]
+        return sorted(found, key=lambda leaf: leaf.index)
+
+    @functools.cached_property
+    def num_equations(self) -> int:
+        """Equations, those of inner programs included, each program as often as it is called."""
+        return _count(self.jaxpr.jaxpr)
+
+
+def _count(jaxpr: Any) -> int:
+    return sum(
+        1 + sum(_count(inner) for value in eqn.params.values() for inner in inner_jaxprs(value))
+        for eqn in jaxpr.eqns
+    )
+
+
+# -- how each kind of function is called ----------------------------------------------------------
+
+
+def _marked(tree: Any, name: str, numbers: Any, infos: Any) -> Any:
+    """A tree with a `Leaf` for each array.
+
+    Args:
+        tree: The argument as it was given.
+        name: What the user calls it.
+        numbers: For each leaf its place among all that go in; `None` for one that is static.
+        infos: What JAX says of each that goes in, by its place.
+    """
+    paths, treedef = flatten_with_paths(tree)
+    leaves = []
+    for (path, value), number in zip(paths, numbers, strict=True):
+        if number is None:
+            leaves.append(Static(value))
+        else:
+            info = infos[number]
+            leaves.append(Leaf(number, join(name, path), info.aval, info.donated, value))
+    return jax.tree.unflatten(treedef, leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Info:
+    """What is known of one array that goes in."""
+
+    aval: Any
+    donated: bool
+
+
+def _parameter_names(fn: Any) -> list[str]:
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter.name for parameter in parameters if parameter.kind in plain]
+
+
+def _name_at(names: list[str], at: int) -> str:
+    return names[at] if at < len(names) else f"args[{at}]"
+
+
+def _of_step(step: TrainStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    given = inspect.signature(TrainStep.__call__).bind(step, *args, **kwargs).arguments
+    state, batch, extra = given["state"], given["batch"], given.get("args")
+    step._require_arguments(state, extra)
+    packed = None if extra is None else pack_args(extra)
+
+    def trace() -> Any:
+        known = len(step._log.entries)
+        try:
+            return step._step.trace(state, batch, packed)
+        finally:
+            step._log.forget(known)
+
+    def inputs(numbers: Any, infos: Any) -> list[Argument]:
+        (of_state, of_batch, of_args), _ = numbers
+        paths = state.leaf_paths()
+        marked = TrainState(
+            tuple(
+                Leaf(number, f"state.{path}", infos[number].aval, infos[number].donated, leaf)
+                for path, number, leaf in zip(paths, of_state.leaves, state.leaves, strict=True)
+            ),
+            state.skeleton,
+        )
+        found = [
+            Argument("state", marked),
+            Argument("batch", _marked(batch, "batch", jax.tree.leaves(of_batch), infos)),
+        ]
+        if packed is not None:
+            tree = _marked(packed, "args", jax.tree.leaves(of_args), infos)
+            found.append(Argument("args", tree))
+        return found
+
+    loss = step._spec.loss.call.loss_fn
+    return Call("step", loss, trace, inputs, lambda out: out[:2])
+
+
+def _of_eval(step: EvalStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    if len(args) != 2 or kwargs:
+        raise ArgumentTypeError(
+            f"`audit` of an `EvalStep` takes a model (or a state) and a batch, and got "
+            f"{len(args)} arguments: `treadle.audit(eval_step, model, batch)`."
+        )
+    packed = _packed(pair_of(args[0], "model"))
+    weights = np.ones(num_examples(args[1]), np.float32)
+
+    def trace() -> Any:
+        known = step._compilations
+        try:
+            return step._program.trace(packed, args[1], weights, False)
+        finally:
+            step._compilations = known
+
+    def inputs(numbers: Any, infos: Any) -> list[Argument]:
+        (of_model, of_batch, of_weights), _ = numbers
+        given = (packed, "model", of_model), (args[1], "batch", of_batch)
+        found = [
+            Argument(name, _marked(tree, name, jax.tree.leaves(number), infos))
+            for tree, name, number in given
+        ]
+        tree = _marked(weights, "weights", jax.tree.leaves(of_weights), infos)
+        return [*found, Argument("weights", tree)]
+
+    return Call("eval", step._metric_fn, trace, inputs, lambda out: out)
+
+
+def _of_jit(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    names = _parameter_names(fn)
+
+    def inputs(numbers: Any, infos: Any) -> list[Argument]:
+        positional, named = numbers
+        waiting = list(positional)
+        found = []
+        for at, value in enumerate(args):
+            # What JAX does not list is static.
+            if not waiting or not _fits(waiting[0], value):
+                continue
+            name = _name_at(names, at)
+            tree = _marked(value, name, jax.tree.leaves(waiting.pop(0)), infos)
+            found.append(Argument(name, tree))
+        for name, number in named.items():
+            tree = _marked(kwargs[name], name, jax.tree.leaves(number), infos)
+            found.append(Argument(name, tree))
+        return found
+
+    return Call("jit", fn, lambda: fn.trace(*args, **kwargs), inputs, lambda out: out)
+
+
+def _fits(numbers: Any, value: Any) -> bool:
+    return jax.tree.structure(numbers) == jax.tree.structure(value)
+
+
+def _of_filter_jit(
+    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kind: str = "filter_jit"
+) -> Call:
+    call = filtered_call(fn, args, kwargs)
+    bound, by_name = call.bound
+    held = held_arrays(fn)
+    names = _parameter_names(held)
+
+    def inputs(numbers: Any, infos: Any) -> list[Argument]:
+        (donated, kept, *_), _ = numbers
+        parts = {**donated, **kept}
+        first = bound[0] if bound else None
+        found = []
+        if bound:
+            tree = _marked(first, _name_at(names, 0), parts["first"], infos)
+            found.append(Argument(_name_at(names, 0), tree))
+        rest = list(parts["rest"])
+        for at, value in enumerate(bound[1:], 1):
+            count = len(jax.tree.leaves(value))
+            taken, rest = rest[:count], rest[count:]
+            name = _name_at(names, at)
+            found.append(Argument(name, _marked(value, name, taken, infos)))
+        for name in sorted(by_name):
+            count = len(jax.tree.leaves(by_name[name]))
+            taken, rest = rest[:count], rest[count:]
+            found.append(Argument(name, _marked(by_name[name], name, taken, infos)))
+        found.append(Argument("self", _marked(held, "self", parts["fun"], infos)))
+        return found
+
+    def output(out: Any) -> Any:
+        return filtered_output(out)
+
+    return Call(kind, held, lambda: call.jitted.trace(*call.args), inputs, output)
+
+
+def _called(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    if isinstance(fn, TrainStep):
+        return _of_step(fn, args, kwargs)
+    if isinstance(fn, EvalStep):
+        return _of_eval(fn, args, kwargs)
+    if is_jitted(fn):
+        return _of_jit(fn, args, kwargs)
+    if is_filter_jitted(fn):
+        return _of_filter_jit(fn, args, kwargs)
+    if not callable(fn):
+        raise ArgumentTypeError(
+            f"`fn` (={fn!r}) is a {type(fn).__name__}, not a function: hand over a `TrainStep`, or "
+            f"the function that makes one step, and its arguments after it."
+        )
+    inner = getattr(fn, "func", None)
+    if is_jitted(inner) or is_filter_jitted(inner):
+        # A partial application, or a method under `eqx.filter_jit`.
+        partial: Any = fn
+        return _called(inner, (*partial.args, *args), {**partial.keywords, **kwargs})
+    return _of_filter_jit(eqx.filter_jit(fn), args, kwargs, "plain")
+
+
+# -- tracing ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """What the function draws on the host is drawn again by the user."""
+    of_numpy = np.random.get_state()  # noqa: NPY002
+    of_python = random.getstate()
+    try:
+        yield
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
+
+
+def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    """Traces a function twice, lowers and compiles it.
+
+    Raises:
+        ArgumentTypeError: `fn` is no function, or the arguments are not a step's.
+    """
+    call = _called(fn, args, kwargs)
+    with _random_states_kept(), warnings.catch_warnings():
+        # Told by a rule.
+        warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
+        with without_caches():
+            again = call.trace().jaxpr
+        with without_caches():
+            start = time.perf_counter()
+            traced = call.trace()
+            at_trace = time.perf_counter()
+            lowered = traced.lower()
+            at_lower = time.perf_counter()
+            executable = lowered.compile()
+            done = time.perf_counter()
+    infos = [
+        _Info(aval, info.donated)
+        for aval, info in zip(traced.jaxpr.in_avals, jax.tree.leaves(traced.args_info), strict=True)
+    ]
+    infos = _donated_inside(infos, traced.jaxpr.jaxpr)
+    numbers = jax.tree.unflatten(jax.tree.structure(traced.args_info), range(len(infos)))
+    return Program(
+        kind=call.kind,
+        name=_name_of(call.fn),
+        place=function_place(call.fn),
+        jaxpr=traced.jaxpr,
+        again=again,
+        inputs=call.inputs(numbers, infos),
+        output=_outputs(call, traced),
+        executable=executable,
+        seconds=(at_trace - start, at_lower - at_trace, done - at_lower),
+    )
+
+
+def _donated_inside(infos: list[_Info], jaxpr: Any) -> list[_Info]:
+    """A function that only calls a compiled one donates what that does."""
+    places = {var: at for at, var in enumerate(jaxpr.invars)}
+    found = list(infos)
+    for equation in jaxpr.eqns:
+        donated = equation.params.get("donated_invars", ())
+        for var, gone in zip(equation.invars, donated, strict=False):
+            if gone and not hasattr(var, "val") and var in places:
+                found[places[var]] = dataclasses.replace(found[places[var]], donated=True)
+    return found
+
+
+def _outputs(call: Call, traced: Any) -> Any:
+    leaves, treedef = jax.tree.flatten(traced.out_info)
+    avals = traced.jaxpr.out_avals
+    marked = [Leaf(at, "", aval) for at, (_, aval) in enumerate(zip(leaves, avals, strict=True))]
+    out = call.output(jax.tree.unflatten(treedef, marked))
+    paths, treedef = flatten_with_paths(out)
+    return jax.tree.unflatten(
+        treedef,
+        [
+            dataclasses.replace(leaf, path=path) if isinstance(leaf, Leaf) else Static(leaf)
+            for path, leaf in paths
+        ],
+    )
+
+
+def _name_of(fn: Any) -> str:
+    for name in ("__qualname__", "__name__"):
+        if isinstance(getattr(fn, name, None), str):
+            return getattr(fn, name).replace("<locals>.", "")
+    return type(fn).__name__
