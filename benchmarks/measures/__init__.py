@@ -1,6 +1,19 @@
 """What can be measured; each file has `measure`, `tables` and `goals`."""
 
-from . import dispatch, ensemble, gc, keys, loop, memory, mutants, startup, step, strategies, tree
+from . import (
+    checkpoint,
+    dispatch,
+    ensemble,
+    gc,
+    keys,
+    loop,
+    memory,
+    mutants,
+    startup,
+    step,
+    strategies,
+    tree,
+)
 
 MEASURES = {
     "dispatch": dispatch,
@@ -11,7 +24,9 @@ MEASURES = {
     "startup": startup,
     "gc": gc,
     "keys": keys,
+    "checkpoint": checkpoint,
     "tree": tree,
     "strategies": strategies,
     "mutants": mutants,
+    "corruption": corruption,
 }
