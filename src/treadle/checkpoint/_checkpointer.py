@@ -5,7 +5,6 @@ import difflib
 import functools
 import os
 import pathlib
-import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,18 +16,13 @@ from .._custom_types import Door
 from .._errors import ArgumentValueError, CheckpointError, CheckpointNotFoundError
 from ._background import Background
 from ._claim import Claim, claim, settle
-from ._folders import clean, names_in, remove
+from ._folders import clean, remove
 from ._load import load, read_metadata
 from ._manifest import read_manifest
 from ._prepared import Prepared, prepare
 from ._retention import retention
-from ._save import check_target, is_checkpoint, telling, write_checkpoint
-
-_STEP = re.compile(r"step_(\d{8,})")
-
-
-def _name(step: int) -> str:
-    return f"step_{step:08d}"
+from ._save import check_target, telling, write_checkpoint
+from ._steps import name_of, steps_in
 
 
 class Checkpointer:
@@ -137,7 +131,7 @@ class Checkpointer:
         self.wait()
         prepared = prepare(tree, metadata, metrics)
         self._require_judged(prepared.metrics)
-        path = self.directory / _name(step)
+        path = self.directory / name_of(step)
         if not overwrite and os.path.lexists(path):
             raise CheckpointError(
                 f"There is a checkpoint of `step` (={step}) in {str(self.directory)!r} already: "
@@ -165,7 +159,7 @@ class Checkpointer:
             # Or it would be made again, and be nobody's.
             claimed.require_directory()
             try:
-                write_checkpoint(self.directory / _name(step), prepared, overwrite)
+                write_checkpoint(self.directory / name_of(step), prepared, overwrite)
             except CheckpointError:
                 claimed.require_directory()
                 raise
@@ -203,7 +197,7 @@ class Checkpointer:
         self._metrics = {step: self._metrics_of(step) for step in steps}
         for step in self._retention.superseded(self._metrics, newest):
             try:
-                remove(self.directory / _name(step))
+                remove(self.directory / name_of(step))
             except FileNotFoundError:
                 continue  # Another process was faster.
             except OSError as error:
@@ -215,7 +209,7 @@ class Checkpointer:
     def _metrics_of(self, step: int) -> Mapping[str, float]:
         if step not in self._metrics:
             try:
-                return read_manifest(self.directory / _name(step)).metrics
+                return read_manifest(self.directory / name_of(step)).metrics
             except CheckpointError:
                 # Damaged, or just removed by another process: it is not among the best, and no
                 # reason for the checkpoint that was just written to fail.
@@ -278,7 +272,7 @@ class Checkpointer:
                 f"There is no checkpoint of `step` (={chosen}) in {str(self.directory)!r}; there "
                 f"are those of {', '.join(map(str, steps))}."
             )
-        return self.directory / _name(chosen)
+        return self.directory / name_of(chosen)
 
     def latest_step(self) -> int | None:
         """The greatest step that there is a complete checkpoint of; None if there is none.
@@ -300,12 +294,7 @@ class Checkpointer:
         return self._steps()
 
     def _steps(self) -> list[int]:
-        found = []
-        for name in names_in(self.directory):
-            match = _STEP.fullmatch(name)
-            if match and name == _name(int(match[1])) and is_checkpoint(self.directory / name):
-                found.append(int(match[1]))
-        return sorted(found)
+        return steps_in(self.directory)
 
     def wait(self) -> None:
         """Returns when everything that was saved is on disk.
