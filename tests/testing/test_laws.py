@@ -30,6 +30,7 @@ from treadle.testing import (
     check_sharding,
     check_structure,
     check_vmap,
+    modules,
     pool,
 )
 
@@ -98,8 +99,12 @@ def test_arguments_that_change_in_place_are_told(law):
         return tree
 
     told = rf"(?s)`{law}` does not hold: `\w+` changed its arguments in place; a is after .*x .* 3"
-    with pytest.raises(LawError, match=told):
+    with pytest.raises(LawError, match=told) as caught:
         IN_PLACE[law](f)
+    # What pytest shows is the line of the test, and nothing of the law's own.
+    ours = [entry for entry in caught.traceback if "treadle/testing" in str(entry.path)]
+    assert ours
+    assert all(entry.ishidden(caught) for entry in ours)
 
 
 def test_containers_that_change_are_told():
@@ -121,6 +126,71 @@ def test_donation_is_told(check):
     with pytest.raises(LawError, match=told):
         # Under `jit` nothing is donated, so there it is the common call that tells.
         check(f, jnp.ones(4))
+
+
+def test_what_a_function_raises_itself_shows_where():
+    def f(tree):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        check_structure(f, ONES)
+    ours = [entry for entry in caught.traceback if "treadle/testing" in str(entry.path)]
+    assert ours
+    assert not any(entry.ishidden(caught) for entry in ours)
+
+
+def with_state():
+    """A layer with a state, and the state, which `set` uses up."""
+    return eqx.nn.make_with_state(pool.Memory)(eqx.nn.StateIndex(jnp.zeros(2)))
+
+
+def test_functions_may_use_up_a_state_as_layers_do():
+    layer, state = with_state()
+
+    def f(tree):
+        return {**tree, "state": tree["state"].set(layer.index, jnp.ones(2))}
+
+    tree = {"state": state, "x": ONES}
+    check_idempotent(f, tree)
+    check_structure(f, tree)
+    check_jit(f, tree)
+    check_commutes(f, on_floats(lambda x: -x), tree)
+    jax.tree.leaves(tree)  # It was not used up.
+    with pytest.raises(LawError, match=r"(?s)f\(f\(tree\)\), is not b.*0 +value +4\.0 +2\.0"):
+        check_idempotent(lambda s: s.set(layer.index, 2 + s.get(layer.index)), state)
+
+
+def test_arguments_beside_a_state_are_held_to_stay_too():
+    def f(tree):
+        tree["x"] = 1
+        return {**tree, "state": tree["state"].set(with_state()[0].index, jnp.ones(2))}
+
+    with pytest.raises(LawError, match=r"(?s)`f` changed its arguments in place.*0/x"):
+        check_structure(f, {"state": with_state()[1], "x": 0})
+
+
+def deleted():
+    x = jnp.ones(2)
+    x.delete()
+    return x
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "told"),
+    [
+        (lambda: {"x": modules()}, TypeError, r"`f` is called with has a strategy at '0/x', where"),
+        (deleted, ValueError, "`f` is called with has an array that was deleted"),
+    ],
+)
+@pytest.mark.parametrize("check", [check_structure, check_jit], ids=lambda f: f.__name__)
+def test_what_tells_nothing_of_a_function_is_told(check, make, error, told):
+    with pytest.raises(error, match=told):
+        check(lambda x: x, make())
+
+
+def test_laws_are_called_outside_of_what_is_traced():
+    with pytest.raises(TypeError, match=r"`f` is called with is being traced: .*Call the law"):
+        jax.jit(lambda x: check_structure(abs, x))(ONES)
 
 
 TOLERANT = {
@@ -248,6 +318,8 @@ def test_partition():
     [
         (lambda t: [{"a": 1, "b": None}] * 2, "'a' is in 2 of the parts; 'b' is in 0 of the parts"),
         (lambda t: [{**t, "c": 3}], "part 0 has a leaf at 'c', where the tree has none"),
+        (lambda t: None, "split returned a NoneType: it must return a sequence of parts"),
+        (lambda t: {"all": t}, "split returned a dict: it must return a sequence of parts"),
         (lambda t: [t, {"a": None, "b": [None]}], "(?s)part 1 is no tree of that structure.*b "),
         (
             lambda t: [{"a": 2, "b": 2}],
@@ -448,11 +520,18 @@ def remembering():
     return f
 
 
+def memoised():
+    known = {}
+    return lambda x: known.setdefault(x.shape, 2 * x)
+
+
 def test_jit_finds_what_is_kept_between_calls():
     with pytest.raises(LawError, match=r"a, jit\(f\)\(\*args\), is not b, f\(\*args\)"):
         check_jit(counting(), jnp.ones(2))
     with pytest.raises(LawError, match="f keeps something of an earlier call, which it was traced"):
         check_jit(remembering(), jnp.ones(2))
+    with pytest.raises(LawError, match=r"f keeps something of an earlier call.* and returned"):
+        check_jit(memoised(), jnp.ones(2))
 
 
 def test_jit_finds_what_compiles_again():
@@ -571,6 +650,46 @@ def test_grad_at_a_kink():
         check_grad(with_forward(jnp.abs, lambda x, t: 2 * t), zeros)
     with pytest.raises(LawError, match="reverse mode does not agree: <u, Jv> is"):
         check_grad(with_reverse(jnp.abs, lambda x, g: 2 * g), zeros)
+
+
+SORTS = (jnp.sort, jnp.median, lambda x: jax.lax.top_k(x, 3)[0], lambda x: jnp.quantile(x, 0.3))
+
+
+@pytest.mark.parametrize("f", SORTS)
+@pytest.mark.parametrize("x", [jnp.zeros(4), jnp.ones(5), jnp.array([1.0, 2.0, 1.0])])
+def test_grad_where_many_derivatives_meet(f, x):
+    check_grad(f, x)
+
+
+def test_a_derivative_there_is_one_of_them():
+    told = "forward mode gives .* on the left and"
+    with pytest.raises(LawError, match=told):
+        check_grad(with_forward(lambda x: jnp.sort(x), lambda x, t: 9 * t), jnp.zeros(3))
+    # Beside what jumps, and with a second derivative that is no jump.
+    ruled = with_forward(lambda x: jnp.sin(3 * x), lambda x, t: 2.999 * jnp.cos(3 * x) * t)
+    with pytest.raises(LawError, match=told):
+        check_grad(lambda x: (jnp.sort(x), ruled(x)), jnp.zeros(3))
+
+
+def test_what_is_not_finite_hides_nothing_else():
+    x = jnp.array([-1.0, 4.0])
+    check_grad(jnp.sqrt, x)
+    check_grad(with_reverse(jnp.sqrt, lambda x, g: g / (2 * jnp.sqrt(x))), x)
+    with pytest.raises(LawError, match=r"reverse mode does not agree: <u, Jv> is .* [0-9.-]+, for"):
+        check_grad(with_reverse(jnp.sqrt, lambda x, g: g / (3 * jnp.sqrt(x))), x)
+
+
+@pytest.mark.parametrize(
+    ("f", "told"),
+    [
+        (lambda x: x * float(x.sum()), "f has no reverse mode: ConcretizationTypeError: "),
+        (lambda x: 2 * np.asarray(x), "f has no reverse mode: TracerArrayConversionError: "),
+        (with_reverse(jnp.sin, lambda x, g: (g, g)), "f has no reverse mode: TypeError: "),
+    ],
+)
+def test_what_cannot_be_differentiated(f, told):
+    with pytest.raises(LawError, match=told):
+        check_grad(f, POINT)
 
 
 def test_what_is_not_finite_is_left_out():
@@ -864,5 +983,9 @@ def test_resume_at_the_door():
     for at in (0, 4):
         with pytest.raises(ValueError, match=rf"`at` \(={at}\) must be from 1 to 3"):
             check_resume(step, START, FEED, at=at)
+    with pytest.raises(TypeError, match=r"`at` \(='1'\) must be a whole number, or None"):
+        check_resume(step, START, FEED, at="1")
+    with pytest.raises(TypeError, match=r"`step` returned \[\{.*: it must return a pair"):
+        check_resume(lambda state, batch: [state], START, FEED)
     with pytest.raises(TypeError, match="`batches` makes a list_iterator, without `get_state`"):
         check_resume(step, START, lambda: FEED)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from jaxtyping import PyTree
 
 from ._law import Law
+from ._law import __tracebackhide__ as __tracebackhide__
 
 
 def check_commutes(

@@ -16,6 +16,11 @@ _RELATIVE_STEP = 1e-9
 _ROUNDING = 8 * float(np.finfo(np.float64).eps) / _STEP
 # The two sides of a smooth function differ by the step times its second derivative.
 _KINK = 1e-3
+# Points so far off are neighbours: many steps away, so that what was equal (ties of a sort) is not.
+_AWAY = 1e-4
+_NEIGHBOURS = 16
+# What a derivative may change on the way to one, where there is no kink.
+_JUMP = 1e-2
 
 Leaves = dict[str, np.ndarray]
 """Arrays by their paths, in float64."""
@@ -89,8 +94,23 @@ class Point:
             path: _range(behind[path], here, ahead[path]) for path, here in self.outputs.items()
         }
 
-    def _moved(self, direction: PyTree, times: float) -> Leaves:
-        moved = jax.tree.map(lambda x, v: x + times * v, self._variables, direction)
+    def neighbours(
+        self, generator: np.random.Generator, direction: PyTree
+    ) -> tuple[Leaves, Leaves]:
+        """The least and the greatest derivatives in a direction at points close by."""
+        found: dict[str, list[np.ndarray]] = {path: [] for path in self.outputs}
+        for _ in range(_NEIGHBOURS):
+            away = jax.tree.map(lambda x: x + _AWAY * direction_like(generator, x), self._variables)
+            ahead, behind = (self._moved(direction, times, away) for times in (_STEP, -_STEP))
+            for path, each in found.items():
+                with np.errstate(invalid="ignore", over="ignore"):
+                    each.append((ahead[path] - behind[path]) / (2 * _STEP))
+        low = {path: np.asarray(np.fmin.reduce(each)) for path, each in found.items()}
+        return low, {path: np.asarray(np.fmax.reduce(each)) for path, each in found.items()}
+
+    def _moved(self, direction: PyTree, times: float, start: PyTree = None) -> Leaves:
+        start = self._variables if start is None else start
+        moved = jax.tree.map(lambda x, v: x + times * v, start, direction)
         return _on_host(self._function(moved))
 
 
@@ -111,6 +131,19 @@ def _range(behind: np.ndarray, here: np.ndarray, ahead: np.ndarray) -> Range:
         left,
         right,
     )
+
+
+def jumps(range_: Range, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Where the derivatives at neighbours are others than those on both sides of a point.
+
+    Args:
+        range_: Those on the two sides.
+        low: The least of the neighbours.
+        high: The greatest.
+    """
+    least, greatest = np.minimum(range_.low, range_.high), np.maximum(range_.low, range_.high)
+    slack = _JUMP * (1 + np.maximum(np.abs(least), np.abs(greatest)))
+    return np.asarray((low < least - slack) | (high > greatest + slack))
 
 
 def direction_like(generator: np.random.Generator, leaf: jax.Array) -> jax.Array:

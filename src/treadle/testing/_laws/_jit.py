@@ -8,6 +8,7 @@ import equinox as eqx
 from ...tree._diff import diff
 from ...tree._difference import Diff
 from ._law import Law, copied, on_device
+from ._law import __tracebackhide__ as __tracebackhide__
 from ._structure import structural_difference
 from ._traced import Attempt
 

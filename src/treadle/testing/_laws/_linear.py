@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 
 from ...tree._match import require_match
 from ._law import Law, is_float
+from ._law import __tracebackhide__ as __tracebackhide__
 
 
 def check_linear(

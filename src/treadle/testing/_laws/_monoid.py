@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from ..._custom_types import Door
 from ..._errors import ArgumentValueError
 from ._law import Law, without_scalars
+from ._law import __tracebackhide__ as __tracebackhide__
 
 _NONE = object()
 
@@ -41,10 +42,10 @@ def check_monoid(
     Example:
         >>> check_monoid(merge_counts, [{"a": 1}, {"a": 2}, {"b": 3}], identity={})
     """
-    if not elements:
-        raise ArgumentValueError("`elements` is empty: give a few trees that `merge` takes.")
     law = Law("check_monoid", rtol, atol)
     elements = [without_scalars(element) for element in elements]
+    if not elements:
+        raise ArgumentValueError("`elements` is empty: give a few trees that `merge` takes.")
 
     def merged(one: Any, two: Any) -> Any:
         return without_scalars(law.call("merge", merge, one, two))

@@ -1,6 +1,6 @@
 """What is split is all there, and nothing twice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from ...tree._diff import diff
 from ...tree._paths import paths
 from ._law import Law
+from ._law import __tracebackhide__ as __tracebackhide__
 
 
 def check_partition(
@@ -37,7 +38,15 @@ def check_partition(
         >>> check_partition(lambda tree: eqx.partition(tree, select("**/bias")(tree)), model)
     """
     law = Law("check_partition")
-    parts = list(law.call("split", split, tree))
+
+    def parts_of(whole: PyTree) -> list[PyTree]:
+        parts = split(whole)
+        if not isinstance(parts, Iterable) or isinstance(parts, Mapping):
+            kind = type(parts).__name__
+            raise law.broken(f"split returned a {kind}: it must return a sequence of parts")
+        return list(parts)
+
+    parts = law.call("split", parts_of, tree)
     seen = dict.fromkeys(paths(tree), 0)
     for number, part in enumerate(parts):
         for path in paths(part):

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import equinox as eqx
 from jaxtyping import PyTree
 
 from ..._custom_types import Door
@@ -15,6 +16,7 @@ from ...checkpoint import load as treadle_load
 from ...checkpoint import save as treadle_save
 from ...data import BatchIterator
 from ._law import Law, copied
+from ._law import __tracebackhide__ as __tracebackhide__
 
 Step = Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
 """`(state, batch) -> (state, metrics)`, as a `treadle.TrainStep` is."""
@@ -25,7 +27,7 @@ def check_resume(
     state: PyTree,
     batches: Door[Sequence[PyTree] | Callable[[], Iterable[PyTree]]],
     *,
-    at: int | None = None,
+    at: Door[int | None] = None,
     save: Callable[[pathlib.Path, PyTree], Any] = treadle_save,
     load: Callable[[pathlib.Path, PyTree], PyTree] = treadle_load,
 ) -> None:
@@ -62,6 +64,8 @@ def check_resume(
         raise ArgumentValueError(
             f"`batches` has {len(feed)} batches: a run that can be interrupted has two at least."
         )
+    if at is not None and not isinstance(at, int):
+        raise ArgumentTypeError(f"`at` (={at!r}) must be a whole number, or None for each in turn.")
     if at is not None and not 0 < at < len(feed):
         raise ArgumentValueError(f"`at` (={at}) must be from 1 to {len(feed) - 1}.")
     places = range(1, len(feed)) if at is None else [at]
@@ -107,7 +111,13 @@ def _run(
     for place, batch in enumerate(feed):
         if before is not None:
             before(place, state)
-        state, metrics = law.call("step", functools.partial(step, state), batch)
+        result = law.call("step", functools.partial(step, state), batch)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ArgumentTypeError(
+                f"`step` returned {eqx.tree_pformat(result, width=60)}: it must return a pair, "
+                "`(state, metrics)`; `None` will do for metrics."
+            )
+        state, metrics = result
         rows.append(metrics)
     return state, rows
 

@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import PyTree
 
 from ._law import Law
+from ._law import __tracebackhide__ as __tracebackhide__
 
 
 def check_roundtrip(

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 from ...checkpoint import load as treadle_load
 from ...checkpoint import save as treadle_save
 from ._law import Law
+from ._law import __tracebackhide__ as __tracebackhide__
 
 
 def check_serialisation(

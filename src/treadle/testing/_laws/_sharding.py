@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ..._errors import ArgumentValueError, TreeError
 from ...tree._where import Where, leaf_mask
 from ._law import Law, on_device
+from ._law import __tracebackhide__ as __tracebackhide__
 
 
 def check_sharding(

@@ -9,6 +9,7 @@ from ...tree._diff import diff
 from ...tree._difference import Diff, Difference
 from ...tree._paths import paths
 from ._law import Law, without_scalars
+from ._law import __tracebackhide__ as __tracebackhide__
 
 _NUMBERS = (bool, int, float, complex)
 

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 
 from ._law import Law
+from ._law import __tracebackhide__ as __tracebackhide__
 
 # Of what works on arrays and not on tracers: JAX's own errors, those of a shape, an index or an
 # attribute that a tracer does not have, and of a rule that is missing.
-_UNTRACEABLE = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
+UNTRACEABLE = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
 
 
 class Attempt:
@@ -32,7 +33,7 @@ class Attempt:
         self.result: Any = None
         try:
             self.result = transformed(*args)
-        except _UNTRACEABLE as error:
+        except UNTRACEABLE as error:
             self._error = error
 
     def common(self, function: Callable[..., Any], *args: Any) -> Any:

@@ -10,6 +10,7 @@ from ..._errors import TreeError
 from ...tree._paths import flatten_with_paths
 from ...tree._stack import stack
 from ._law import Law, on_device
+from ._law import __tracebackhide__ as __tracebackhide__
 from ._traced import Attempt
 
 
@@ -68,6 +69,7 @@ def _size(args: Any) -> int:
         raise TreeError(
             "`args` must have arrays that share a leading axis of at least 1, over which f is "
             f"mapped; the leading axes are {listed or 'none, as there are no arrays'}. "
-            "`treadle.tree.stack` makes one."
+            "`treadle.tree.stack` makes one. What is the same for all is no argument: let f close "
+            "over it."
         )
     return size
