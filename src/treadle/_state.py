@@ -420,6 +420,10 @@ class TrainState(NamedLeaves, Outlined, Stacked):
             for inside, _ in flatten_with_paths(leaf)[0]  # Nothing, where a filter put a `None`.
         )
 
+    def way_out(self) -> str:
+        """How more than a leaf of it is replaced."""
+        return "To replace more than leaves, replace a view: `state.replace(model=...)`."
+
     def outline(self) -> dict[str, Any]:
         """The views as far as they are static, `None` in the place of each array."""
         nothing = [None] * len(self.leaves)

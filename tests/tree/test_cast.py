@@ -25,6 +25,15 @@ def dtypes_of(tree):
     return {path: str(leaf.dtype) for path, leaf in to_dict(tree).items()}
 
 
+def test_what_is_shared_stays_shared():
+    for array in (jnp.ones(2), np.ones(2)):
+        out = cast({"a": array, "b": array, "c": [array]}, "float16")
+        assert out["a"] is out["b"] is out["c"][0]
+        out = cast({"a": array, "b": array, "c": [array]}, "float16", where=("a", "c/**"))
+        assert out["a"] is out["c"][0]
+        assert out["b"] is array
+
+
 def test_real_floating_point_arrays_are_cast_and_nothing_else():
     key = jax.random.key(0)
     same = {

@@ -365,6 +365,18 @@ def test_orders_of_keys():
     assert not diff({1: 1}, {True: 1})
 
 
+def test_keys_that_are_written_alike():
+    x = np.ones(2)
+    both_ways({1: x}, {"1": x}, [("1", "key", "1", "'1'")])
+    both_ways({"a": {(1, 2): x}}, {"a": {"(1, 2)": x}}, [("a/(1, 2)", "key", "(1, 2)", "'(1, 2)'")])
+    one, two = ({"f": collections.defaultdict(list, {key: x, 2: x})} for key in (1, "1"))
+    two["f"]["2"] = two["f"].pop(2)
+    both_ways(one, two, [("f/1", "key", "1", "'1'"), ("f/2", "key", "2", "'2'")])
+    one, two = collections.OrderedDict({1: x, "1": x}), collections.OrderedDict({"1": x, 1: x})
+    both_ways(one, two, [("1", "key", "1", "'1'"), ("1~2", "key", "'1'", "1")])
+    both_ways({1: x, 2: 0}, {"1": x}, [("2", "only in a", "0", ""), ("1", "key", "1", "'1'")])
+
+
 def test_odd_keys_have_the_paths_of_leaves():
     for tree, other in (
         ({"": {"x": 1}, "x": 2}, {"": {"x": 3}, "x": 4}),
@@ -502,6 +514,26 @@ def test_nodes_that_name_their_own_leaves():
     expected = [("f", "only in a", "1", ""), ("f/x/y", "only in a", "2", "")]
     both_ways({"f": one}, {}, expected)
     both_ways({"f": one, "g": 0}, {"g": 0}, expected)
+    # Against other containers leaf by leaf.
+    named = Flat(("x/y", "z"), (1, 2))
+    expected = [("f", "type", "Flat", "dict"), ("f/z", "leaf", "2", "3")]
+    both_ways({"f": named}, {"f": {"x": {"y": 1}, "z": 3}}, expected)
+    both_ways(
+        named,
+        Point(1, 2),
+        [
+            ("", "type", "Flat", "Point"),
+            *[
+                (path, f"only in {side}", *texts)
+                for path, side, texts in (
+                    ("x/y", "a", ("1", "")),
+                    ("z", "a", ("2", "")),
+                    ("x", "b", ("", "1")),
+                    ("y", "b", ("", "2")),
+                )
+            ],
+        ],
+    )
     ((path, kind, *texts),) = rows(one, Flat(("x/y", ""), (2, 1)))
     assert (path, kind, texts) == ("", "order", [", x/y", "x/y, "])
 

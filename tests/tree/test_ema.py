@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers import exactly
+from tests.tree.containers import Point
 
 from treadle._compat import enable_x64
 from treadle._errors import ArgumentTypeError, ArgumentValueError, TreeError
@@ -48,8 +49,7 @@ def test_ends_and_equal_numbers_are_bit_for_bit(one, two, decay):
     size = min(len(one), len(two))
     old, new = (np.array(values[:size], np.float32) for values in (one, two))
     assert bits(ema(old, new, 0)) == bits(new)
-    same = np.where(old == new, new, old)
-    assert bits(ema(old, new, 1)) == bits(same)
+    assert bits(ema(old, new, 1)) == bits(old)
     with np.errstate(invalid="ignore"):
         nan = np.isnan(ema(old, old, decay))
     assert (nan == np.isnan(old)).all()
@@ -60,8 +60,62 @@ def test_infinities_stay_and_may_come():
     old = np.array([np.inf, -np.inf, 1, np.inf, -np.inf], np.float32)
     new = np.array([np.inf, -np.inf, np.inf, 1, np.inf], np.float32)
     out = ema(old, new, 0.9)
-    np.testing.assert_equal(out[:3], [np.inf, -np.inf, np.inf])
-    assert not np.isfinite(out[3:]).any()
+    np.testing.assert_equal(out, [np.inf, -np.inf, np.inf, np.inf, np.nan])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float8_e4m3fn"])
+def test_numbers_that_are_far_apart_have_an_average_between_them(dtype):
+    largest = ml_dtypes.finfo(dtype).max
+    for make in (np.asarray, jnp.asarray):
+        old = make(np.asarray([largest, largest]).astype(dtype))
+        out = np.asarray(ema(old, -old, 0.75), np.float32)
+        np.testing.assert_allclose(out, np.float32(largest) / 2, rtol=ml_dtypes.finfo(dtype).eps)
+
+
+def test_zeros_of_both_signs_at_both_ends():
+    for make in (np.asarray, jnp.asarray):
+        old, new = make(np.float32([-0.0, 0.0])), make(np.float32([0.0, -0.0]))
+        assert bits(ema(old, new, 1)) == bits(old)
+        assert bits(ema(old, new, 0)) == bits(new)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.25, 1.0])
+def test_derivatives_are_those_of_the_formula_also_where_the_result_is_told_exactly(decay):
+    old, new = jnp.float32([1, 2, 0]), jnp.float32([1, 3, -0.0])
+
+    def by(*arguments):
+        return jax.jacobian(ema, argnums=tuple(range(3)))(*arguments)
+
+    of_old, of_new, of_decay = by(old, new, jnp.float32(decay))
+    np.testing.assert_allclose(of_old, decay * np.eye(3))
+    np.testing.assert_allclose(of_new, (1 - decay) * np.eye(3))
+    np.testing.assert_allclose(of_decay, old - new)
+
+
+def test_what_is_shared_in_both_is_shared_in_the_average():
+    for one, two in ((jnp.zeros(2), jnp.ones(2)), (np.zeros(2), np.ones(2))):
+        out = ema({"a": one, "b": one, "c": one}, {"a": two, "b": two, "c": two + 1}, 0.5)
+        assert out["a"] is out["b"]
+        np.testing.assert_array_equal(out["c"], [1, 1])
+
+
+def test_shapes_have_the_shapes_of_the_old():
+    struct = jax.ShapeDtypeStruct((2,), "float32")
+    assert ema([struct], [jax.ShapeDtypeStruct((2,), "bfloat16")], 0.5) == [struct]
+    for one, two in ((struct, jnp.ones(2)), (jnp.ones(2), struct)):
+        with pytest.raises(TreeError, match=r"`old` and `new` do not fit each other: 'w' is"):
+            ema({"w": one}, {"w": two}, 0.5)
+
+
+def test_static_fields_may_be_arrays():
+    one, two = (Point(jnp.ones(2), None, np.arange(3)) for _ in range(2))
+    np.testing.assert_array_equal(ema(one, two, 0.5).x, [1, 1])
+    message = (
+        "`old` and `new` do not fit each other: a static field, or the keys of a dictionary, "
+        "differ at '0': print `treadle.tree.diff` of them."
+    )
+    with pytest.raises(TreeError, match=exactly(message)):
+        ema([one], [Point(jnp.ones(2), None, np.arange(1, 4))], 0.5)
 
 
 def test_one_hundred_steps_are_the_weighted_sum():

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from tests.helpers import exactly
+from tests.tree.containers import Flat, Point
 
 from treadle._errors import TreeError
 from treadle.tree._match import (
@@ -110,7 +111,9 @@ def test_arrays_fit_in_shape_and_family():
         for other in families:
             assert {fits(a, b) for a in family for b in other} == {family is other}
     assert not fits(np.zeros(2), np.zeros((2, 1)))
-    assert fits(np.zeros(2), jax.ShapeDtypeStruct((2,), "float32"))
+    struct = jax.ShapeDtypeStruct((2,), "float32")
+    assert fits(struct, jax.ShapeDtypeStruct((2,), "bfloat16"))
+    assert not fits(np.zeros(2), struct)
     assert fits(1, "x")
     assert fits(np.zeros(2, int), 1)
     assert fits(1, np.zeros(2, int))
@@ -147,7 +150,7 @@ def test_ways_in_which_trees_do_not_fit():
     assert mismatches([1], [1], names, lambda a, b: False)[0].startswith("'0' is 1 at 0x")
 
 
-STATIC = "a static field, or the order of keys, differs"
+STATIC = "a static field, or the keys of a dictionary, differ"
 PRINT = ": print `treadle.tree.diff` of them"
 
 
@@ -165,11 +168,31 @@ PRINT = ": print `treadle.tree.diff` of them"
             f"{STATIC} at '1/0'{PRINT}",
         ),
         (Layer(1), Layer(1, 4), f"{STATIC}{PRINT}"),
+        (Point(1, 2, np.ones(2)), Point(1, 2, np.zeros(2)), f"{STATIC}{PRINT}"),
+        ([{}, {"a": {1: 2}}], [{}, {"a": {"1": 2}}], f"{STATIC} at '1/a'{PRINT}"),
+        ({"a": Flat(("x",), (1,))}, {"a": Flat(["x"], (1,))}, f"{STATIC} at 'a'{PRINT}"),
     ],
 )
 def test_structures_that_differ_with_the_same_paths(one, two, told):
     (problem,) = mismatches(one, two, ("a", "b"))
     assert problem == told
+
+
+def test_static_fields_that_cannot_be_compared_by_jax_are_compared_by_us():
+    class Odd:
+        def __eq__(self, other):
+            raise RuntimeError
+
+    odd = Odd()
+    for one, two in (
+        ([Point(1, 2, np.ones(2))], [Point(1, 2, np.ones(2))]),
+        ([Layer(1, odd), Point(2, 2, np.ones(2))], [Layer(1, odd), Point(2, 2, np.ones(2))]),
+    ):
+        assert mismatches(one, two, ("a", "b")) == []
+        require_match(one, two, ("`a`", "`b`"))
+    # The first that does differ is told, not the first that cannot be compared.
+    one, two = ([Point(1, 2, np.ones(2)), Layer(1, 3)], [Point(1, 2, np.ones(2)), Layer(1, 4)])
+    assert mismatches(one, two, ("a", "b")) == [f"{STATIC} at '1'{PRINT}"]
 
 
 def test_trees_that_do_not_fit_are_refused():

@@ -12,7 +12,7 @@ from tests.tree.containers import Pair, Point
 
 from treadle._errors import ArgumentTypeError, TreeError
 from treadle._state import Parts, TrainState
-from treadle.tree import paths, replace, to_dict
+from treadle.tree import paths, replace, tie, to_dict, untie
 
 
 class Layer(eqx.Module):
@@ -235,12 +235,14 @@ def test_an_unknown_path_is_told_with_the_nearest(tree, path, hint):
 
 
 def test_parts_of_a_state_are_told():
-    hint = "Of a TrainState only single leaves can be replaced: {}."
+    way_out = "To replace more than leaves, replace a view: `state.replace(model=...)`."
+    hint = f"Of a TrainState only single leaves can be replaced: {{}}. {way_out}"
     cases = {
         "model/first": hint.format("'model/first/weight', 'model/first/bias'"),
         "model": hint.format("'model/first/weight', 'model/first/bias', 'model/last/weight'"),
         "model/fist/bias": (
-            "The nearest are 'model/first/bias', 'model/first/weight', 'model/last/weight'."
+            "The nearest are 'model/first/bias', 'model/first/weight', 'model/last/weight'. "
+            + way_out
         ),
     }
     for path, told in cases.items():
@@ -250,6 +252,27 @@ def test_parts_of_a_state_are_told():
         TreeError, match=r"has no path 's/model/last'\. Of a TrainState .* 's/model/last/weight'\."
     ):
         replace({"s": make_state()}, {"s/model/last": 0})
+
+
+def test_parts_of_what_is_tied_are_told():
+    plain = {"a": np.zeros(2), "b": np.ones(2), "c": [None, np.zeros(3)]}
+    tied = tie(plain, {"b": "a"})
+    assert list(to_dict(replace(tied, {"c/1": 5}))) == ["a", "c/1"]
+    way_out = (
+        "To replace more than leaves, take it apart first: `treadle.tree.tie(treadle.tree.replace("
+        "treadle.tree.untie(tied), ...), tied.ties)`."
+    )
+    for path, told in {
+        "c": "Of a Tied only single leaves can be replaced: 'c/1'.",
+        "b": "The nearest are 'a', 'c/1'.",
+        "c/0": "The nearest are 'c/1'.",
+    }.items():
+        message = exactly(f"`tree` has no path {path!r}. {told} {way_out}")
+        with pytest.raises(TreeError, match=message):
+            replace(tied, {path: 0})
+    # As it is told.
+    again = tie(replace(untie(tied), {"c": 5}), tied.ties)
+    assert to_dict(again).keys() == {"a", "c"}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers import Net, assert_same, exactly
+from tests.tree.containers import Point
 
 import treadle
 from treadle._state import Parts, RawKey, TrainState
@@ -240,12 +241,32 @@ def test_which_tree_and_where_it_does_not_fit():
     )
 
 
+def test_what_is_shared_stays_shared():
+    for one, two in ((jnp.zeros(2), jnp.ones(2)), (np.zeros(2), np.ones(2))):
+        whole = stack([{"a": one, "b": one, "c": one}, {"a": two, "b": two, "c": one}])
+        assert whole["a"] is whole["b"]
+        np.testing.assert_array_equal(whole["c"], np.zeros((2, 2)))
+        first, second = unstack(whole)
+        assert first["a"] is first["b"]
+        np.testing.assert_array_equal(second["a"], two)
+
+
+def test_static_fields_that_are_arrays_are_compared():
+    one, two = (Point(np.ones(1), None, np.arange(2)) for _ in range(2))
+    assert stack([one, two]).x.shape == (2, 1)
+    told = "a static field, or the keys of a dictionary, differ at '0'"
+    problem = f"{told}: print `treadle.tree.diff` of them"
+    refused([[one], [Point(np.ones(1), None, np.arange(3))]], (1, problem))
+
+
 def test_a_static_field_that_differs_is_told():
     class Layer(eqx.Module):
         weight: object
         size: object = eqx.field(static=True)
 
-    told = "a static field, or the order of keys, differs{}: print `treadle.tree.diff` of them"
+    told = (
+        "a static field, or the keys of a dictionary, differ{}: print `treadle.tree.diff` of them"
+    )
     one, two = Layer(np.ones(1), 1), Layer(np.ones(1), 2)
     refused([one, two], (1, told.format("")))
     refused([{"a": [one, one]}, {"a": [one, two]}], (1, told.format(" at 'a/1'")))

@@ -1,18 +1,32 @@
 """`treadle.tree.tie`, `Tied`, `untie`."""
 
+import operator
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.helpers import assert_close, assert_same
+from tests.helpers import assert_close, assert_same, exactly
 
 import treadle
 from treadle import ArgumentTypeError, ArgumentValueError, TreeError
 from treadle._casting import computing
 from treadle._precision import Precision
-from treadle.tree import Tied, count, lora, lora_filter, merge_lora, paths, summary, tie, untie
+from treadle.tree import (
+    Tied,
+    count,
+    diff,
+    lora,
+    lora_filter,
+    merge_lora,
+    paths,
+    summary,
+    tie,
+    untie,
+)
 
 HEAD = {"head/weight": "embedding/weight"}
 
@@ -51,6 +65,12 @@ def language(seed=0, dtype=jnp.float32):
 
     make = lambda key: Language(key, dtype=dtype)
     return jax.tree.map(draw, eqx.filter_eval_shape(make, jax.random.key(0)))
+
+
+class Layer(eqx.Module):
+    weight: jax.Array
+    act: Any
+    size: int = eqx.field(static=True)
 
 
 def loss_fn(model, example, key):
@@ -388,3 +408,53 @@ def test_errors_of_ties_on_ties():
     with pytest.raises(ArgumentTypeError, match="has a function that cannot be hashed"):
         tie(language(), {"head/weight": ("embedding/weight", Unhashable())})
     assert isinstance(tied, Tied)
+
+
+def test_what_differs_between_two_that_are_tied():
+    def tied(ties, a=1.0, act=abs, size=3):
+        layer = Layer(jnp.full(2, a), act, size)
+        return tie({"one": layer, "two": Layer(jnp.zeros(2), act, size), "none": None}, ties)
+
+    def rows(a, b):
+        return [(row.path, row.kind, row.a, row.b) for row in diff(a, b)]
+
+    forth = {"two/weight": "one/weight"}
+    one = tied(forth)
+    assert not diff(one, tied(forth))
+    assert rows(one, tied(forth, a=2.0)) == [("one/weight", "value", "1.0", "2.0")]
+    assert rows({"m": one}, {"m": tied(forth, size=4)}) == [
+        ("m/one/size", "static", "3", "4"),
+        ("m/two/size", "static", "3", "4"),
+    ]
+    twice = tied({"two/weight": ("one/weight", operator.neg)})
+    assert rows(one, twice) == [("two/weight/function", "static", "None", "<neg>")]
+    back = tied({"one/weight": "two/weight"})
+    assert [row[:2] for row in rows(one, back)] == [
+        ("one/weight", "only in a"),
+        ("two/weight", "only in b"),
+        ("one/weight", "type"),
+        ("two/weight", "type"),
+    ]
+    plain = untie(one)
+    assert rows(one, plain) == [
+        ("", "type", "Tied", "dict"),
+        ("two/weight", "only in b", "", "float32[2]"),
+    ]
+
+
+def test_attributes_are_those_of_the_model():
+    tied = tie({"a": jnp.zeros(2), "b": jnp.zeros(2)}, {"b": "a"})
+    message = "'Tied' object has no attribute 'head': ask the model, which is `tied.model.head`."
+    with pytest.raises(AttributeError, match=exactly(message)):
+        _ = tied.head
+    assert not hasattr(tied, "head")
+    assert not hasattr(tied, "__array__")
+
+    def fails(array):
+        if not isinstance(array, jax.core.Tracer):
+            raise AttributeError("of the function")
+        return array
+
+    # What fails in a function of the user's is told as it is.
+    with pytest.raises(AttributeError, match="of the function"):
+        _ = Tied(eqx.nn.Shared(tied.shared.pytree, lambda t: t["a"], lambda t: fails(t["a"]))).model

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from .._custom_types import Door
 from .._errors import ArgumentTypeError, ArgumentValueError
+from ._once import once
 from ._where import Where, leaf_mask
 
 
@@ -41,10 +42,10 @@ def cast(tree: PyTree, dtype: Door[Any], where: Door[Where | None] = None) -> Py
     """`tree` with its arrays of real floating-point numbers in another format.
 
     Keys, integers, bools, complex numbers and whatever is no array (a dropout's rate) are not
-    touched, even where they are chosen. NumPy arrays stay NumPy arrays. A weak type becomes a
-    common one. Numbers are rounded to the nearest, from float64 to less than 32 bits by way of
-    float32, as XLA does. What the new format does not reach is infinite, or NaN, or in a format
-    that has neither the largest number.
+    touched, even where they are chosen. NumPy arrays stay NumPy arrays, and an array that is
+    several leaves stays one. A weak type becomes a common one. Numbers are rounded to the nearest,
+    from float64 to less than 32 bits by way of float32, as XLA does. What the new format does not
+    reach is infinite, or NaN, or in a format that has neither the largest number.
 
     Args:
         tree: Any pytree.
@@ -62,10 +63,11 @@ def cast(tree: PyTree, dtype: Door[Any], where: Door[Where | None] = None) -> Py
         >>> small = treadle.tree.cast(model, jnp.bfloat16, where="layers/**")
     """
     target = _format(dtype)
+    convert = once(lambda leaf: converted(leaf, target))
     if where is None:
-        return jax.tree.map(lambda leaf: converted(leaf, target), tree)
+        return jax.tree.map(convert, tree)
     mask = leaf_mask(where, tree)
-    return jax.tree.map(lambda leaf, yes: converted(leaf, target) if yes else leaf, tree, mask)
+    return jax.tree.map(lambda leaf, yes: convert(leaf) if yes else leaf, tree, mask)
 
 
 def _format(dtype: Any) -> np.dtype:

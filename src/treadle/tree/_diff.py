@@ -17,8 +17,16 @@ from jaxtyping import PyTree
 from .._custom_types import Door
 from .._errors import ArgumentTypeError, ArgumentValueError
 from ._difference import Diff, Difference
-from ._match import apart, told, told_apart
-from ._paths import Node, inside, opened, paths_of_structure
+from ._match import apart, same_structure, told, told_apart
+from ._paths import (
+    NamedLeaves,
+    Node,
+    flatten_with_paths,
+    inside,
+    keys_of,
+    opened,
+    paths_of_structure,
+)
 from ._size import is_sized
 from ._values import deviation, same_static
 
@@ -49,6 +57,9 @@ def _walk(a: PyTree, b: PyTree, path: str | None, options: _Options) -> Iterator
         yield Difference(path or "", "type", *_kinds(a, b, one, two))
         if not (_is_container(one) and _is_container(two)):
             return
+        if isinstance(a, NamedLeaves) != isinstance(b, NamedLeaves):
+            # The one is open down to its leaves, so the other must be too.
+            one, two = _to_leaves(a, one), _to_leaves(b, two)
     for name in [*one.children, *(name for name in two.children if name not in one.children)]:
         inner = inside(path, name, a)
         if name not in two.children:
@@ -59,6 +70,11 @@ def _walk(a: PyTree, b: PyTree, path: str | None, options: _Options) -> Iterator
             yield from _walk(one.children[name], two.children[name], inner, options)
     if one.kind is two.kind:
         yield from _beside(a, b, one, two, path, options)
+
+
+def _to_leaves(tree: PyTree, node: Node) -> Node:
+    """A node with all of its leaves for children."""
+    return node._replace(children=dict(flatten_with_paths(tree)[0]))
 
 
 def _is_container(node: Node) -> bool:
@@ -111,22 +127,32 @@ def _beside(
     if names[0] != names[1] and set(names[0]) == set(names[1]):
         yield Difference(path or "", "order", ", ".join(names[0]), ", ".join(names[1]))
         return
+    if isinstance(a, Outlined):
+        if not same_structure(one.treedef, two.treedef):
+            yield from _walk(a.outline(), b.outline(), path, options._replace(arrays=False))
+        return
     if isinstance(a, eqx.Module):
         yield from _fields(a, b, one, path)
         return
+    yield from _keys(one, two, path)
     data = _data(one), _data(two)
     if same_static(*data):
-        return
-    if isinstance(a, Outlined):
-        yield from _walk(a.outline(), b.outline(), path, options._replace(arrays=False))
         return
     fields = list(_fields(a, b, one, path))
     yield from fields or [Difference(path or "", "static", *told_apart(*data))]
 
 
+def _keys(one: Node, two: Node, path: str | None) -> Iterator[Difference]:
+    """Keys of dictionaries that are written alike and are not equal, as `1` and `"1"` are."""
+    was, now = (dict(zip(node.children, keys_of(node), strict=False)) for node in (one, two))
+    for name, key in was.items():
+        if name in now and key != now[name]:
+            yield Difference(inside(path, name), "key", *told_apart(key, now[name]))
+
+
 def _data(node: Node) -> Any:
     if node.kind in (dict, collections.OrderedDict):
-        return None  # The keys, which are the names of the children.
+        return None  # The keys, which are compared one by one.
     return node.data[0] if node.kind is collections.defaultdict else node.data
 
 

@@ -21,8 +21,9 @@ class Difference:
         path: Where, `"layers/0/weight"`; `""` is the whole tree.
         kind: What differs. `"only in a"`, `"only in b"`: a leaf that the other lacks. `"type"`: an
             array against something else, a NumPy array against one of JAX's, a container of another
-            kind. `"order"`: the keys of an ordered container. `"static"`: a static field.
-            `"leaf"`: a leaf that is no array. `"shape"`, `"dtype"`, `"weak type"`, `"sharding"`,
+            kind. `"key"`: a dictionary's keys that are written alike, `1` and `"1"`. `"order"`: the
+            keys of an ordered container. `"static"`: a static field. `"leaf"`: a leaf that is no
+            array. `"shape"`, `"dtype"`, `"weak type"`, `"sharding"`,
             `"value"`: of arrays.
         a: What the first tree has there, as text.
         b: What the second has.

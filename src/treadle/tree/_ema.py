@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, PyTree
 from .._custom_types import Door
 from .._errors import ArgumentTypeError, ArgumentValueError
 from ._cast import is_real
-from ._match import fits, is_inexact, require_match
+from ._exact import exact_where
+from ._match import fits, is_inexact, require_match, same_structure
+from ._once import once
 
 
 class _Weights(NamedTuple):
@@ -21,29 +23,37 @@ class _Weights(NamedTuple):
     new: Any
 
 
-def _mixed(old: Any, new: Any, weights: _Weights, where: Callable[..., Any]) -> Any:
+def _formula(old: Any, new: Any, weights: _Weights, xp: Any) -> Any:
+    weight, rest = (one.astype(old.dtype) for one in weights)
+    # A step from old to new: of rounding there is least, and none where there is no step.
+    step = rest * (new - old)
+    # Infinite where numbers are far apart, or one of them is (a mask, say).
+    return xp.where(xp.isfinite(step), old + step, weight * old + rest * new)
+
+
+def _mixed(old: Any, new: Any, weights: _Weights, xp: Any, choose: Callable[..., Any]) -> Any:
     new = new.astype(old.dtype)
-    # A step from old to new. What is the same needs none; of an infinity (a mask, say) there would
-    # be none.
-    step = weights.new.astype(old.dtype) * (new - old)
-    stays = where(weights.new == 0, old, old + step)
-    return where((new == old) | (weights.old == 0), new, stays)
+    known = (new == old) | (weights.old == 0) | (weights.new == 0)
+    value = xp.where(weights.new == 0, old, new)
+    return choose(known, value, _formula(old, new, weights, xp))
 
 
 # One dispatch for each leaf, not one for each operation.
 _mixed_on_device = jax.jit(
-    lambda old, new, weights: _mixed(old, new, weights, jnp.where), inline=True
+    lambda old, new, weights: _mixed(old, new, weights, jnp, exact_where), inline=True
 )
 
 
 def _leaf(old: Any, new: Any, weights: _Weights) -> Any:
     if not is_inexact(old):
         return new
+    if isinstance(old, jax.ShapeDtypeStruct):
+        return old
     is_traced = isinstance(new, Tracer) or isinstance(weights.old, Tracer)
     if isinstance(old, np.ndarray) and not is_traced:
         # On the host, where JAX would narrow 64 bits to 32.
         with np.errstate(invalid="ignore", over="ignore"):
-            return np.asarray(_mixed(old, np.asarray(new), weights, np.where), old.dtype)
+            return np.asarray(_mixed(old, np.asarray(new), weights, np, np.where), old.dtype)
     return _mixed_on_device(old, new, weights)
 
 
@@ -75,7 +85,8 @@ def ema(old: PyTree, new: PyTree, decay: Door[float | Float[Array, ""]]) -> PyTr
     Computed in the dtype of `old`, so that a float32 average of a bfloat16 model stays one, and
     where `old` is: of a NumPy array on the host. Arrays that are not of floats (counters, keys) and
     leaves that are no arrays are those of `new`. Where both are equal the result is, bit for bit; a
-    decay of 0 gives `new` and of 1 `old`.
+    decay of 0 gives `new` and of 1 `old`. Derivatives are those of the formula. What is shared in
+    both trees is shared in the average. Of `jax.ShapeDtypeStruct`s the average is that of `old`.
 
     For an average that is right from the first step on and lives in the training state, see
     `TrainStep(ema=...)`; `optax.incremental_update` is the same without the care for dtypes.
@@ -95,7 +106,7 @@ def ema(old: PyTree, new: PyTree, decay: Door[float | Float[Array, ""]]) -> PyTr
     """
     weights = _weights(decay)
     was, now = jax.tree.flatten(old), jax.tree.flatten(new)
-    if was[1] != now[1] or not all(map(fits, was[0], now[0])):
+    if not same_structure(was[1], now[1]) or not all(map(fits, was[0], now[0])):
         require_match(old, new, ("`old`", "`new`"), fits)
-    leaves = [_leaf(a, b, weights) for a, b in zip(was[0], now[0], strict=True)]
-    return jax.tree.unflatten(was[1], leaves)
+    average = once(lambda a, b: _leaf(a, b, weights))
+    return jax.tree.unflatten(was[1], list(map(average, was[0], now[0])))

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from .._custom_types import PRNGKey
+from ._exact import exact_where
 
 _LAYERS = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.Embedding)
 
@@ -36,21 +37,6 @@ def is_adaptable(node: Any) -> bool:
 def _format(weight: Any) -> Any:
     """The dtype that JAX computes with: NumPy's float64 is float32 where that is switched off."""
     return jax.dtypes.canonicalize_dtype(weight.dtype)
-
-
-@jax.custom_jvp
-def _unless_silent(changed: Array, plain: Array, silent: Bool[Array, "..."]) -> Array:
-    """`plain` where `silent`, else `changed`; as far as derivatives go, `changed` everywhere.
-
-    So what adds nothing leaves every bit as it is (adding 0.0 would make 0.0 of -0.0, and NaN of
-    what multiplies a zero with infinity), and still learns.
-    """
-    return jnp.where(silent, plain, changed)
-
-
-@_unless_silent.defjvp
-def _unless_silent_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    return _unless_silent(*primals), tangents[0]
 
 
 @functools.singledispatch
@@ -125,7 +111,8 @@ class LoRA(eqx.Module):
         a, b = self.lora_a.astype(dtype), self.lora_b.astype(dtype)
         changed = plain + _change(self.base, a, self.scale * b, x)
         silent = _outwards(_silent(self.base, b, x), plain.shape)
-        return _unless_silent(changed, plain, silent)
+        # Adding 0.0 would make 0.0 of -0.0, and NaN of a zero that multiplies an infinity.
+        return exact_where(silent, plain, changed)
 
     @property
     def weight(self) -> Array:
@@ -141,7 +128,7 @@ class LoRA(eqx.Module):
         change = jnp.matmul(self.scale * b, a, precision=jax.lax.Precision.HIGHEST)
         changed = (plain.astype(wide) + change.reshape(plain.shape)).astype(dtype)
         silent = _outwards(jnp.all(self.lora_b == 0, axis=-1), plain.shape)
-        return _unless_silent(changed, jnp.asarray(plain), silent)
+        return exact_where(silent, jnp.asarray(plain), changed)
 
     def merged(self) -> Any:
         """The base layer, with the change in its weight."""

@@ -1,15 +1,17 @@
 """Where two trees that should fit each other do not, in words."""
 
+import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .._errors import TreeError
-from ._paths import inside, opened, paths_of_structure
+from ._paths import NamedLeaves, Node, inside, opened, paths_of_structure
 from ._size import is_sized
 from ._values import same_static
 
@@ -75,18 +77,20 @@ def is_inexact(leaf: Any) -> bool:
     return is_sized(leaf) and _family(leaf.dtype) > 0
 
 
+def _is_abstract(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
 def fits(a: Any, b: Any) -> bool:
     """Whether arrays agree in shape and in whether they are real floats, complex ones or none.
 
-    Leaves that are no arrays fit each other, and arrays that are not of floats.
+    Leaves that are no arrays fit each other, and arrays that are not of floats. What stands for an
+    array fits no array.
     """
     if not (is_sized(a) and is_sized(b)):
         return is_inexact(a) == is_inexact(b)
-    return a.shape == b.shape and _family(a.dtype) == _family(b.dtype)
-
-
-def _is_abstract(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct)
+    same_family = _family(a.dtype) == _family(b.dtype)
+    return a.shape == b.shape and same_family and _is_abstract(a) == _is_abstract(b)
 
 
 def alike(a: Any, b: Any) -> bool:
@@ -94,6 +98,14 @@ def alike(a: Any, b: Any) -> bool:
     if is_sized(a) and is_sized(b):
         return a.shape == b.shape and a.dtype == b.dtype and _is_abstract(a) == _is_abstract(b)
     return same_static(a, b)
+
+
+def same_structure(one: Any, two: Any) -> bool:
+    """Whether two structures are equal, and can be compared: not so where a static is an array."""
+    try:
+        return one == two
+    except ValueError:  # JAX's, of static fields whose `==` gives no bool or raises.
+        return False
 
 
 def mismatches(
@@ -126,8 +138,8 @@ def mismatches(
         for path in was
         if path in now and not fit(was[path], now[path])
     ]
-    if not problems and one[1] != two[1]:
-        problems = [_structures(first, second, None, names)]
+    if not problems and not same_structure(one[1], two[1]):
+        problems = list(_structures(first, second, None, names))[:1]
     return problems
 
 
@@ -135,22 +147,40 @@ def _differs(path: str, texts: tuple[str, str], names: tuple[str, str]) -> str:
     return f"{path!r} is {texts[0]} in {names[0]} and {texts[1]} in {names[1]}"
 
 
-def _structures(first: PyTree, second: PyTree, path: str | None, names: tuple[str, str]) -> str:
+def _structures(
+    first: PyTree, second: PyTree, path: str | None, names: tuple[str, str]
+) -> Iterator[str]:
     """The innermost containers that differ, where all leaves have the same paths."""
     one, two = opened(first), opened(second)
-    if one.kind is two.kind and list(one.children) == list(two.children):
-        for name, child in one.children.items():
-            other = two.children[name]
-            if jax.tree.structure(child) != jax.tree.structure(other):
-                return _structures(child, other, inside(path, name), names)
     place = "" if path is None else f" at {path!r}"
-    if one.kind is two.kind:
-        return (
-            f"a static field, or the order of keys, differs{place}: print `treadle.tree.diff` of "
-            "them"
-        )
-    kinds = ["None" if node is None else f"a {type(node).__name__}" for node in (first, second)]
-    return f"a container{place} is {kinds[0]} in {names[0]} and {kinds[1]} in {names[1]}"
+    if one.kind is not two.kind:
+        kinds = ["None" if node is None else f"a {type(node).__name__}" for node in (first, second)]
+        yield f"a container{place} is {kinds[0]} in {names[0]} and {kinds[1]} in {names[1]}"
+        return
+    if list(one.children) == list(two.children):
+        inner = [
+            told
+            for name, child in one.children.items()
+            if not same_structure(*map(jax.tree.structure, (child, two.children[name])))
+            for told in _structures(child, two.children[name], inside(path, name), names)
+        ]
+        if inner or _same_beside(first, second, one, two):
+            yield from inner
+            return
+    what = f"a static field, or the keys of a dictionary, differ{place}"
+    yield f"{what}: print `treadle.tree.diff` of them"
+
+
+def _same_beside(first: PyTree, second: PyTree, one: Node, two: Node) -> bool:
+    """Whether containers keep the same beside their children, as far as can be told."""
+    if isinstance(first, NamedLeaves):
+        return False  # Of these the children are all leaves, and there may be more between.
+    if not isinstance(first, eqx.Module):
+        return same_static(one.data, two.data)
+    fields = [field.name for field in dataclasses.fields(first) if field.name not in one.children]
+    return all(
+        same_static(getattr(first, name, None), getattr(second, name, None)) for name in fields
+    )
 
 
 def require_match(

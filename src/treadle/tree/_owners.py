@@ -90,6 +90,10 @@ class _Marked(NamedLeaves):
         """The paths below the parameter's own, which is the node's."""
         return tuple(path for path, _ in flatten_with_paths(self.inner)[0])
 
+    def way_out(self) -> str:
+        """Nobody is ever handed one in which to replace anything."""
+        raise AssertionError("Marked parameters are for tracing alone.")
+
     def __getattr__(self, name: str) -> Any:
         # Functions that mask or label parameters may look at their `shape` and `ndim`.
         return getattr(self.inner, name)

@@ -1,10 +1,12 @@
 """Readable names for the leaves of any pytree: `"layers/0/weight"`."""
 
 import abc
+import collections
 import decimal
 import math
 import numbers
 import sys
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +23,10 @@ class NamedLeaves(abc.ABC):
     @abc.abstractmethod
     def leaf_paths(self) -> tuple[str, ...]:
         """One path per leaf, in the order in which the node flattens."""
+
+    @abc.abstractmethod
+    def way_out(self) -> str:
+        """A sentence on how more than a leaf of it is replaced, for messages."""
 
 
 def escape(name: str) -> str:
@@ -121,6 +127,13 @@ def opened(node: PyTree) -> Node:
     children, treedef = _children(node)
     kind, data = treedef.node_data()
     return Node(kind, data, children, treedef)
+
+
+def keys_of(node: Node) -> Sequence[Any]:
+    """The keys of a dictionary, in the order of its children; nothing else has any."""
+    if node.kind is collections.defaultdict:
+        return node.data[1]
+    return node.data if node.kind in (dict, collections.OrderedDict) else ()
 
 
 def inside(path: str | None, name: str, node: PyTree = None) -> str:

@@ -26,7 +26,8 @@ def replace(tree: PyTree, values: Door[Mapping[str, Any]]) -> PyTree:
     A path may be that of a leaf, of a whole part (`"layers/0"`), or of a `None`. The new value may
     be anything: an array of another shape, a module, `None`. Of a leaf that stands at several
     places (tied weights) only the one that is named is replaced. Of a `TrainState` single leaves
-    can be replaced; its views are with `state.replace`.
+    can be replaced; its views are with `state.replace`. Of what `treadle.tree.tie` made single
+    leaves can be replaced, too; parts of it between `treadle.tree.untie` and a new `tie`.
 
     Args:
         tree: Any pytree.
@@ -109,15 +110,17 @@ def _hint(node: PyTree, at: str | None, path: str, known: list[str]) -> str:
         return f"There is nothing inside of {place} (of type {type(node).__name__})."
     within = [other for other in known if at is None or other.startswith(f"{at}/")]
     within = within or [inside(at, name) for name in children]
+    way_out = ""
     if isinstance(node, NamedLeaves):
+        way_out = f" {node.way_out()}"
         below = [repr(other) for other in within if other.startswith(f"{path}/")]
         if below:
             kind = type(node).__name__
-            return f"Of a {kind} only single leaves can be replaced: {some(below)}."
+            return f"Of a {kind} only single leaves can be replaced: {some(below)}.{way_out}"
     name = path if at is None else path[len(at) + 1 :]
     if dataclasses.is_dataclass(node) and name in {
         field.name for field in dataclasses.fields(node)
     }:
         return f"{name!r} is a static field, which is no leaf: make the {type(node).__name__} anew."
     near = difflib.get_close_matches(path, within, cutoff=0.3) or within[:3]
-    return f"The nearest are {', '.join(map(repr, near))}."
+    return f"The nearest are {', '.join(map(repr, near))}.{way_out}"

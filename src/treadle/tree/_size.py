@@ -40,7 +40,7 @@ def _distinct(tree: PyTree, where: Where | None) -> list[Any]:
         leaves = [leaf for leaf, yes in zip(leaves, mask, strict=True) if yes]
     arrays = {id(leaf): leaf for leaf in leaves if isinstance(leaf, (jax.Array, np.ndarray))}
     # A `jax.ShapeDtypeStruct` is no array yet: one at two places is two arrays to be.
-    return [*arrays.values(), *(leaf for leaf in leaves if type(leaf) is jax.ShapeDtypeStruct)]
+    return [*arrays.values(), *(leaf for leaf in leaves if isinstance(leaf, jax.ShapeDtypeStruct))]
 
 
 def count(tree: PyTree, where: Where | None = None) -> int:

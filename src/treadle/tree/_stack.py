@@ -1,6 +1,7 @@
 """Many trees as one with a leading axis, and back."""
 
 import abc
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ from jaxtyping import PyTree
 
 from .._custom_types import Door
 from .._errors import ArgumentTypeError, TreeError
-from ._match import alike, mismatches, some
+from ._match import alike, mismatches, same_structure, some
+from ._once import once
 from ._paths import flatten_with_paths
 from ._size import is_sized
 
@@ -36,8 +38,8 @@ def stack(trees: Door[Sequence[PyTree]]) -> PyTree:
     Leaves that are not arrays (activation functions, rates) must be equal, and stay as they are.
     Of `jax.ShapeDtypeStruct`s the result is one with the new axis.
     Where all trees have a NumPy array, so has the result, which keeps its dtype and stays in host
-    memory. The states of single runs (`TrainState`) become that of an ensemble, whose `step` has no
-    axis.
+    memory. An array that is several leaves of each is one array of the result. The states of single
+    runs (`TrainState`) become that of an ensemble, whose `step` has no axis.
 
     Args:
         trees: At least one; their arrays agree in shape and dtype.
@@ -69,18 +71,25 @@ def stack(trees: Door[Sequence[PyTree]]) -> PyTree:
     columns: list[list[Any]] = [[leaf] for _, leaf in first]
     for index, tree in enumerate(trees[1:], start=1):
         leaves, structure = jax.tree.flatten(tree)
-        if structure != treedef or not all(map(alike, (leaf for _, leaf in first), leaves)):
-            problems = mismatches(trees[0], tree, ("the first", f"the tree at index {index}"))
-            raise TreeError(
-                f"The tree at index {index} does not fit the first, so they cannot be stacked: "
-                f"{some(problems, 8, '; ')}."
-            )
+        fit = all(map(alike, (leaf for _, leaf in first), leaves))
+        if not fit or not same_structure(structure, treedef):
+            _require_alike(trees[0], tree, index)
         for column, leaf in zip(columns, leaves, strict=True):
             column.append(leaf)
-    return jax.tree.unflatten(treedef, [_stacked(column) for column in columns])
+    join = once(lambda *column: _stacked(column))
+    return jax.tree.unflatten(treedef, [join(*column) for column in columns])
 
 
-def _stacked(column: list[Any]) -> Any:
+def _require_alike(first: PyTree, tree: PyTree, index: int) -> None:
+    problems = mismatches(first, tree, ("the first", f"the tree at index {index}"))
+    if problems:
+        raise TreeError(
+            f"The tree at index {index} does not fit the first, so they cannot be stacked: "
+            f"{some(problems, 8, '; ')}."
+        )
+
+
+def _stacked(column: Sequence[Any]) -> Any:
     first = column[0]
     if not is_sized(first):
         return first
@@ -119,7 +128,7 @@ def unstack(tree: PyTree) -> list[PyTree]:
     assert size is not None
     leaves = [leaf for _, leaf in named]
     return [
-        jax.tree.unflatten(treedef, [_element(leaf, index) for leaf in leaves])
+        jax.tree.unflatten(treedef, list(map(once(functools.partial(_element, index)), leaves)))
         for index in range(size)
     ]
 
@@ -130,7 +139,7 @@ def _lengths(sizes: dict[str, int | None]) -> str:
     return some((f"{path!r}: {size}" for size, path in reversed(firsts.items())), 8)
 
 
-def _element(leaf: Any, index: int) -> Any:
+def _element(index: int, leaf: Any) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
     if isinstance(leaf, np.ndarray):

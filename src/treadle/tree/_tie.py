@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from .._custom_types import Door, Model
 from .._errors import ArgumentTypeError, ArgumentValueError, TreeError
+from ._diff import Outlined
 from ._lora_layer import LoRA
 from ._match import alike, mismatches, some, told
 from ._paths import NamedLeaves, opened, paths_of_structure
@@ -92,7 +93,14 @@ def _at(tree: PyTree, path: str) -> Any:
     return tree
 
 
-class Tied(eqx.Module, NamedLeaves):
+class Tie(eqx.Module):
+    """Stands, in the outline of what is tied, where something is tied to another place."""
+
+    source: str = eqx.field(static=True)
+    function: Callable[[Any], Any] | None = eqx.field(static=True)
+
+
+class Tied(eqx.Module, NamedLeaves, Outlined):
     """A model some of whose leaves are one: what `treadle.tree.tie` makes.
 
     It is called as the model is, with the same arguments. To everything else it is the model
@@ -127,9 +135,35 @@ class Tied(eqx.Module, NamedLeaves):
         tree = self.shared.pytree
         return paths_of_structure(jax.tree.structure(tree), tree)
 
+    def way_out(self) -> str:
+        """How more than a leaf of it is replaced."""
+        return (
+            "To replace more than leaves, take it apart first: "
+            "`treadle.tree.tie(treadle.tree.replace(treadle.tree.untie(tied), ...), tied.ties)`."
+        )
+
+    def outline(self) -> PyTree:
+        """The model, `None` in the place of each array, and a `Tie` for what is tied."""
+        where: Any = self.shared.where
+        emptied = jax.tree.map(lambda _: None, self.shared.pytree)
+        return eqx.tree_at(
+            where, emptied, [Tie(tie.source, tie.function) for tie in where.ties], is_leaf=_is_none
+        )
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the model."""
         return self.model(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked for what is not there; for `model` where reading it failed, which is told again.
+        if name == "model":
+            return Tied.model.__get__(self)
+        hint = "" if name.startswith("__") else f": ask the model, which is `tied.model.{name}`"
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{hint}.")
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
 
 
 def _is_tied(node: Any) -> bool:
