@@ -4,12 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 from tests.helpers import listed
 
 from treadle import Checkpointer
-from treadle.checkpoint import _flock, _folders, load, save
+from treadle.checkpoint import _exchange, _flock, _folders, load, save
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,7 @@ def test_what_a_failing_disk_left_is_put_back_by_the_same_process(tmp_path, monk
             raise OSError("the disk is gone")
         rename(source, target)
 
+    monkeypatch.setattr(_folders, "exchange", lambda new, path: False)
     monkeypatch.setattr(os, "rename", failing)
     with pytest.raises(ValueError, match=r"could not be written: the disk is gone"):
         save(tmp_path / "t", 2, overwrite=True)
@@ -157,7 +159,10 @@ def test_half_a_checkpoint_is_never_found(tmp_path, dead_pid):
 KILL = """
 import os, sys
 import numpy as np
-from treadle.checkpoint import Checkpointer, load, save
+from treadle.checkpoint import Checkpointer, _folders, load, save
+
+if sys.argv[2] == "renames":
+    _folders.exchange = lambda new, path: False
 
 directory, trees = sys.argv[1], [[np.full(3, fill)] for fill in range(3)]
 for at in range(100):
@@ -190,9 +195,10 @@ print("killed", at, "times")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_process_that_is_killed_anywhere_leaves_a_checkpoint(tmp_path):
+@pytest.mark.parametrize("way", ["exchange", "renames"])
+def test_a_process_that_is_killed_anywhere_leaves_a_checkpoint(tmp_path, way):
     done = subprocess.run(
-        [sys.executable, "-c", KILL, str(tmp_path)],
+        [sys.executable, "-c", KILL, str(tmp_path), way],
         capture_output=True,
         text=True,
         timeout=120,
@@ -254,3 +260,34 @@ def test_what_came_to_be_there_meanwhile_is_kept(tmp_path, monkeypatch, during):
         save(tmp_path / "t", 1)
     assert load(tmp_path / "t", 0) == 2
     assert listed(tmp_path) == ["t"]
+
+
+def test_what_is_written_over_is_never_missing(tmp_path):
+    save(tmp_path / "t", 0)
+    (tmp_path / "other").mkdir()
+    if not _exchange.exchange(tmp_path / "t", tmp_path / "other"):
+        pytest.skip("this system cannot let folders change places")
+    assert _exchange.exchange(tmp_path / "t", tmp_path / "other")
+    (tmp_path / "other").rmdir()
+    ended, missing = threading.Event(), []
+
+    def look():
+        while not ended.is_set():
+            if not (tmp_path / "t" / "manifest.json").exists():
+                missing.append(True)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for value in range(1, 50):
+        save(tmp_path / "t", value, overwrite=True)
+    ended.set()
+    thread.join()
+    assert missing == []
+    assert load(tmp_path / "t", 0) == 49
+    assert listed(tmp_path) == ["t"]
+
+
+def test_paths_that_cannot_change_places_are_told(tmp_path):
+    (tmp_path / "a").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"No such file"):
+        _exchange.exchange(tmp_path / "a", tmp_path / "nothing")

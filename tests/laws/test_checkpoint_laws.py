@@ -288,8 +288,11 @@ def run_with_fault(at, dead, act):
 
 
 @pytest.mark.parametrize("dead", [False, True], ids=["disk_full", "killed"])
-@pytest.mark.parametrize("overwrite", [False, True], ids=["beside", "over"])
-def test_a_save_that_fails_anywhere_leaves_what_was_there(tmp_path, overwrite, dead):
+@pytest.mark.parametrize("way", ["beside", "over", "over_by_renames"])
+def test_a_save_that_fails_anywhere_leaves_what_was_there(tmp_path, monkeypatch, way, dead):
+    overwrite = way != "beside"
+    if way == "over_by_renames":
+        monkeypatch.setattr(_folders, "exchange", lambda new, path: False)
     for at in range(100):
         folder = tmp_path / str(at)
         save(folder / "old", TREES[0])

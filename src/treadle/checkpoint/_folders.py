@@ -10,6 +10,7 @@ import shutil
 import socket
 
 from .._errors import CheckpointError
+from ._exchange import exchange
 from ._flock import Lock, lock_folder
 from ._manifest import MANIFEST
 
@@ -192,6 +193,10 @@ def put_in_place(new: pathlib.Path, path: pathlib.Path, overwrite: bool) -> None
     if not (overwrite and os.path.lexists(path)):
         # The system refuses where a folder with something in it came to be there meanwhile.
         os.rename(new, path)
+        sync_folder(path.parent)
+        return
+    if exchange(new, path):
+        # What is at `new` is the old one now, for who made `new` to remove.
         sync_folder(path.parent)
         return
     old = Aside(path, "old")
