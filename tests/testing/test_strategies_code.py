@@ -1,5 +1,6 @@
 """Drawn trees print as code that can be pasted: the very same tree, bit for bit."""
 
+import enum
 import functools
 
 import equinox as eqx
@@ -256,8 +257,44 @@ def test_a_class_of_ones_own_goes_by_its_bare_name():
     assert_identical(again, [model, Converted(jnp.zeros(2))])
 
 
+class Mode(enum.Enum):
+    FAST = 1
+
+
+class Parts(enum.Flag):
+    LEFT = 1
+    RIGHT = 2
+
+
+class Chosen(eqx.Module):
+    mode: Mode = eqx.field(static=True)
+
+    def run(self, x):
+        return x
+
+
+def doubled(x):
+    return 2 * x
+
+
+compiled = jax.jit(doubled)
+
+
+def test_members_methods_and_structs_are_written_by_name():
+    tree = [Mode.FAST, Parts.RIGHT, Parts.LEFT | Parts.RIGHT, {Mode.FAST: Chosen(Mode.FAST)}]
+    assert code(tree) == "[Mode.FAST, Parts.RIGHT, Parts(3), {Mode.FAST: Chosen(mode=Mode.FAST)}]"
+    assert code(Chosen(Mode.FAST).run) == "Chosen(mode=Mode.FAST).run"
+    struct = jax.ShapeDtypeStruct((2, 3), jnp.bfloat16)
+    assert code(struct) == 'jax.ShapeDtypeStruct((2, 3), "bfloat16")'
+    assert paste(code(struct)) == struct
+
+
 def test_what_has_no_name_is_written_as_its_repr():
     assert "<function test_what_has_no_name" in code([lambda: 0])
+    # It calls itself `doubled`, which is another one.
+    assert code([doubled, compiled]) == f"[doubled, {compiled!r}]"
+    for leaf in (np.datetime64("2020-01-01"), np.ma.array([1, 2], mask=[0, 1])):
+        assert code(leaf) == repr(leaf)
 
 
 def test_a_layer_is_written_as_its_shortest_call():

@@ -180,10 +180,12 @@ def array_code(leaf: Any) -> Doc | None:
     if isinstance(leaf, jax.Array):
         host = np.asarray(leaf)
         return _weak_code(host) if leaf.weak_type else host_code(host, "jnp")
+    if isinstance(leaf, np.ma.MaskedArray | np.matrix):
+        return repr(leaf)
     if isinstance(leaf, np.ndarray):
         return host_code(leaf, "np")
     if isinstance(leaf, np.generic):
-        return _scalar_code(leaf)
+        return _scalar_code(leaf) if is_number(leaf.dtype) else repr(leaf)
     return None
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import enum
 import functools
 import types
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from ...tree._paths import paths
 from ..pool._stateful import is_index
 from ._array_code import array_code, number_code
 from ._layer_code import made, prefix_of, same_leaf, unmarked
-from ._layout import Doc, Group, call, laid_out, named, quoted, sequence
+from ._layout import Doc, Group, call, followed, laid_out, named, quoted, sequence
 from ._names import name_of
 
 _PLAIN = (bytes, type(None), type(Ellipsis), slice)
@@ -54,7 +55,7 @@ class _Writer:
         array = None if id(node) in self._names else array_code(node)
         if array is not None or id(node) in self._names:
             return self._shared(node, array)
-        for write in (_leaf, self._container, self._of_jax, self._dataclass):
+        for write in (self._method, _leaf, self._container, self._of_jax, self._dataclass):
             doc = write(node)
             if doc is not None:
                 return doc
@@ -95,6 +96,14 @@ class _Writer:
             keywords = {key: self.write(value) for key, value in node.keywords.items()}
             return call(name, self.write(node.func), *map(self.write, node.args), **keywords)
         return None
+
+    def _method(self, node: Any) -> Doc | None:
+        """A method of an instance; Equinox makes modules of those of its own."""
+        owner, function = getattr(node, "__self__", None), getattr(node, "__func__", None)
+        name = getattr(function, "__name__", None)
+        if owner is None or isinstance(owner, type) or not isinstance(name, str):
+            return None
+        return followed(self.write(owner), f".{name}")
 
     def _of_jax(self, node: Any) -> Doc | None:
         if isinstance(node, TrainState):
@@ -177,6 +186,15 @@ def _key(key: Any) -> str:
     return doc if isinstance(doc, str) else repr(key)
 
 
+def _member(member: enum.Enum) -> str | None:
+    name = name_of(type(member))
+    if name is None:
+        return None
+    # Several flags together have no name of their own.
+    by_name = type(member).__members__.get(member.name) is member
+    return f"{name}.{member.name}" if by_name else f"{name}({member.value!r})"
+
+
 def _leaf(leaf: Any) -> Doc | None:
     """A leaf that is no array."""
     if type(leaf) is str:
@@ -186,6 +204,10 @@ def _leaf(leaf: Any) -> Doc | None:
     number = number_code(leaf)
     if number is not None:
         return number
+    if isinstance(leaf, enum.Enum):
+        return _member(leaf)
+    if type(leaf) is jax.ShapeDtypeStruct and isinstance(leaf.dtype, np.dtype):
+        return call("jax.ShapeDtypeStruct", repr(leaf.shape), f'"{leaf.dtype.name}"')
     if isinstance(leaf, np.dtype):
         return call("np.dtype", f'"{leaf.name if leaf.isnative else leaf.str}"')
     if isinstance(leaf, type | types.FunctionType | types.BuiltinFunctionType):

@@ -3,6 +3,7 @@
 import builtins
 import functools
 import importlib
+import sys
 import types
 from typing import Any
 
@@ -52,6 +53,14 @@ def _resolves(module: types.ModuleType, path: str, value: Any) -> bool:
     return module is value
 
 
+def _is_derived(value: Any, module: str, path: str) -> bool:
+    """Whether a function was made of another one, and took over its name without its place."""
+    place = sys.modules.get(module)
+    if not hasattr(value, "__wrapped__") or "<locals>" in path or place is None:
+        return False
+    return not _resolves(place, path, value)
+
+
 def name_of(value: Any) -> str | None:
     """The expression for a function or class; `None` for what has no name.
 
@@ -70,7 +79,7 @@ def name_of(value: Any) -> str | None:
         return None
     root, _, rest = module.partition(".")
     if root not in _ALIASES:
-        return short
+        return None if _is_derived(value, module, path) else short
     if path != short or not _resolves(importlib.import_module(module), path, value):
         return None
     return ".".join(part for part in (_ALIASES[root], rest, path) if part)
