@@ -22,7 +22,7 @@ from ._folders import find
 from ._manifest import Manifest, Record, read_manifest
 from ._reader import LeafReader
 from ._statics import statics_of
-from ._storage import casted, from_storage, quoted
+from ._storage import casted, from_storage, quoted, settled
 
 
 def open_manifest(path: str | os.PathLike[str]) -> tuple[pathlib.Path, Manifest]:
@@ -137,6 +137,7 @@ def load(
     records = fitted(Fitting(folder, manifest, named, statics_of(like)), options)
     with LeafReader(folder, manifest) as reader:
         leaves = [_leaf(reader, records.get(name), leaf) for name, leaf in named]
+    leaves = settled(leaves)
     return jtu.tree_unflatten(treedef, leaves)
 
 

@@ -80,7 +80,7 @@ def spec_of(path: str, leaf: Any) -> Spec | None:
     if isinstance(leaf, (np.ndarray, np.generic)):
         return _array_spec(path, leaf.shape, leaf.dtype, equinox_reads_bfloat16=False)
     if isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct)):
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if _holds_keys(leaf):
             return Spec(leaf.shape, "key", "uint32", str(_key_implementation(leaf)))
         return _array_spec(path, leaf.shape, np.dtype(leaf.dtype), equinox_reads_bfloat16=True)
     if hasattr(leaf, "__jax_array__"):
@@ -153,6 +153,12 @@ def nbytes_of(spec: Spec) -> int | None:
     return math.prod(spec.shape) * itemsize
 
 
+def _holds_keys(leaf: Any) -> bool:
+    # Asking JAX takes ten times as long, and no dtype of NumPy is one of keys.
+    known = isinstance(leaf.dtype, np.dtype)
+    return not known and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def _key_implementation(keys: Any) -> Any:
     if isinstance(keys, jax.Array):
         return jax.random.key_impl(keys)
@@ -205,6 +211,8 @@ def _on_host(array: jax.Array) -> np.ndarray:
 def from_storage(stored: np.ndarray, like: Any) -> Any:
     """The leaf that was stored, as the kind of leaf that stands in `like`: of the same spec.
 
+    When all leaves are there, `settled` makes arrays of those that wait for others.
+
     Args:
         stored: In memory that nobody else has; it may become the leaf's.
         like: A leaf.
@@ -217,14 +225,37 @@ def from_storage(stored: np.ndarray, like: Any) -> Any:
     if isinstance(like, (np.ndarray, np.generic)):
         array = _with_dtype(stored, like.dtype)
         return array[()] if isinstance(like, np.generic) else array
-    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+    if _holds_keys(like):
         try:
             keys = jax.random.wrap_key_data(_on_device(stored), impl=_key_implementation(like))
         except TypeError as error:
             raise ValueError(f"uint32{list(stored.shape)} are no keys: {error}") from error
         where = _placed(like)
         return keys if where is None else jax.device_put(keys, where)
-    return _on_device(_with_dtype(stored, np.dtype(like.dtype)), _placed(like))
+    array, where = _with_dtype(stored, np.dtype(like.dtype)), _placed(like)
+    if where is None and array.nbytes <= _SMALL:
+        return _Waiting(array)
+    return _on_device(array, where)
+
+
+# Putting one array on a device costs as much as half a megabyte does.
+_SMALL = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Waiting:
+    """A small array that goes to the default device with many others."""
+
+    array: np.ndarray
+
+
+def settled(leaves: list[Any]) -> list[Any]:
+    """What `from_storage` gave, with everything where it belongs."""
+    waiting = [at for at, leaf in enumerate(leaves) if isinstance(leaf, _Waiting)]
+    arrays = _on_device([leaves[at].array for at in waiting])
+    for at, array in zip(waiting, arrays, strict=True):
+        leaves[at] = array
+    return leaves
 
 
 def casted(stored: np.ndarray, spec: Spec, like: Any) -> np.ndarray:
@@ -294,7 +325,8 @@ def _placed(like: Any) -> Any:
     return like.sharding if like.committed else None
 
 
-def _on_device(array: np.ndarray, where: Any = None) -> jax.Array:
+def _on_device(array: Any, where: Any = None) -> Any:
+    """An array, or a list of them, as JAX's."""
     # 64 bits stay 64 bits, whatever the mode: `like` has them. On CPU it may stay where it is; the
     # first step that it is donated to then takes new memory, and is as long as a copy longer.
     with enable_x64(True):
