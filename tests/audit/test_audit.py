@@ -203,7 +203,10 @@ def test_the_report_as_text_has_all_of_it():
 def test_the_report_of_what_is_right_ticks_by_what_was_seen(report):
     ticks = {tick.name: tick for tick in report.checklist}
     assert ticks["keys"].ticked
-    assert ticks["keys"].evidence == "1 draws, 8 keys: none is consumed twice"
+    told = "every draw depends on the arguments; 1 draws, 8 keys: none is consumed twice"
+    assert ticks["keys"].evidence == told
+    assert ticks["donated"].evidence.startswith("0 B of constants; ")
+    assert ticks["recompilation"].evidence.startswith("`state` comes back in the structure")
     assert str(report.figures.equations) in ticks["cost"].evidence
     assert ticks["checkpoints"].ticked is None
 
@@ -364,3 +367,23 @@ def test_rules_are_imported_by_the_first_audit():
     code = "import sys, treadle; print([name for name in sys.modules if '_rules._key' in name])"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
+
+
+def test_nested_messages():
+    """What a message tells beside the line."""
+
+    @jax.jit
+    def step(w, x):
+        key = jax.random.key(0)
+        return w, x + jax.random.normal(key, x.shape) * eqx.nn.Dropout(0.5)(x, key=key)
+
+    report = treadle.audit(step, *ARGS[:2])
+    line = step.__wrapped__.__code__.co_firstlineno + 3
+    messages = {each.rule: each.message for each in report.findings}
+    assert messages["key-constant"] == (
+        f"this key is made from a constant: every call draws the same numbers (normal, bernoulli "
+        f"at test_audit.py:{line})"
+    )
+    assert messages["key-reuse"] == (
+        f"key consumed at test_audit.py:{line} (normal) and again at test_audit.py:{line} (dropout)"
+    )

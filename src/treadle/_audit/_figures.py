@@ -3,12 +3,14 @@
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+from jax.extend import core as jex_core
 
 from .._cost import StepCost
+from .._jaxpr import inner_jaxprs
 from ._program import Leaf, Program, leaves_of
 from ._states import State
 
@@ -101,8 +103,20 @@ def measure(program: Program, states: Iterable[State]) -> Figures:
 
 def constants_of(program: Program) -> list[Any]:
     """The arrays that are part of the program, each once."""
-    found = {id(each): each for each in program.jaxpr.consts if hasattr(each, "nbytes")}
+    found = {id(each): each for each in _consts(program.jaxpr) if hasattr(each, "nbytes")}
     return list(found.values())
+
+
+def _consts(closed: Any) -> Iterator[Any]:
+    yield from closed.consts
+    waiting = [closed.jaxpr]
+    while waiting:
+        for equation in waiting.pop().eqns:
+            for value in equation.params.values():
+                waiting.extend(inner_jaxprs(value))
+                for each in value if isinstance(value, (tuple, list)) else (value,):
+                    if isinstance(each, jex_core.ClosedJaxpr):
+                        yield from each.consts
 
 
 def sizes_on_device(program: Program) -> dict[int, int]:

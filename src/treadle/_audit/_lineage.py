@@ -43,6 +43,11 @@ class Stop(NamedTuple):
 Path = tuple[Stop, ...]
 
 
+def equations_of(path: Path) -> list[Any]:
+    """The equations on a way."""
+    return [stop.equation for stop in path]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Use:
     """A key is consumed.
@@ -62,7 +67,7 @@ class Use:
     @property
     def equations(self) -> list[Any]:
         """The equation behind all that enclose it."""
-        return [stop.equation for stop in self.path]
+        return equations_of(self.path)
 
 
 class Reuse(NamedTuple):
@@ -73,10 +78,26 @@ class Reuse(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """A draw with a key that is the same in every call."""
+    """A draw with a key that is the same in every call.
+
+    Attributes:
+        use: The draw.
+        origin: Where the key was made, the way to the equation; or a `Captured`.
+    """
 
     use: Use
     origin: Any
+
+
+class Captured:
+    """A constant of the program.
+
+    Attributes:
+        path: The way to the equation that first consumes it as a key.
+    """
+
+    def __init__(self) -> None:
+        self.path: Path = ()
 
 
 _SAME = frozenset(
@@ -187,7 +208,7 @@ class Lineage:
             return
         jaxpr = closed.jaxpr
         consts = [
-            _constant(each, var.aval)
+            _constant(each, var.aval)._replace(origin=Captured())
             for each, var in zip(closed.consts, jaxpr.constvars, strict=True)
         ]
         args = [unknown(var.aval, fresh(False)) for var in jaxpr.invars]
@@ -223,7 +244,7 @@ class Lineage:
     ) -> list[Value]:
         jaxpr = getattr(program, "jaxpr", program)
         consts = [
-            _constant(each, var.aval)
+            _constant(each, var.aval)._replace(origin=Captured())
             for each, var in zip(getattr(program, "consts", ()), jaxpr.constvars, strict=False)
         ]
         return self._run(jaxpr, consts, inputs, path, turn)
@@ -384,6 +405,8 @@ class Lineage:
         signature = f"{equation.primitive.name} {_stable(equation.params)}"
         again = any(_is_again(stop.equation) for stop in path)
         use = Use(kind, path, signature, again)
+        if isinstance(keys.origin, Captured) and not keys.origin.path:
+            keys.origin.path = path
         if kind == "draw" and all(stop.turn == 0 for stop in path) and not again:
             self.draws += 1
             self.keys += keys.ids.size

@@ -29,6 +29,7 @@ from ._private import (
     held_arrays,
     is_filter_jitted,
     is_jitted,
+    name_stack,
     without_caches,
 )
 from ._source import Place, function_place
@@ -151,6 +152,11 @@ class Program:
         return sorted(found, key=lambda leaf: leaf.index)
 
     @functools.cached_property
+    def trains(self) -> bool:
+        """Whether it differentiates something."""
+        return _differentiates(self.jaxpr.jaxpr)
+
+    @functools.cached_property
     def num_equations(self) -> int:
         """Equations, those of inner programs included, each program as often as it is called."""
         return _count(self.jaxpr.jaxpr)
@@ -159,6 +165,14 @@ class Program:
 def _count(jaxpr: Any) -> int:
     return sum(
         1 + sum(_count(inner) for value in eqn.params.values() for inner in inner_jaxprs(value))
+        for eqn in jaxpr.eqns
+    )
+
+
+def _differentiates(jaxpr: Any) -> bool:
+    return any(
+        "transpose(" in name_stack(eqn)
+        or any(_differentiates(inner) for v in eqn.params.values() for inner in inner_jaxprs(v))
         for eqn in jaxpr.eqns
     )
 

@@ -215,11 +215,16 @@ def use_label(use: Use) -> str:
     """What consumes a key, by the innermost function of `jax.random`."""
     if use.kind != "draw":
         return {"split": "split", "fold": "fold_in"}[use.kind]
-    for stop in use.path:
+    start = max((at for at, stop in enumerate(use.path) if _is_users(stop.equation)), default=0)
+    for stop in use.path[start:]:
         name = stop.equation.params.get("name")
         if isinstance(name, str) and name.startswith("_"):
             return name.lstrip("_")
     return "draw"
+
+
+def _is_users(equation: Any) -> bool:
+    return any(frame.library is None for frame in frames(equation))
 
 
 def _name(qualname: str) -> str:

@@ -94,13 +94,13 @@ def _match(program: Program, name: str, given: Any, taken: set[int]) -> State | 
         leaves = leaves_of(node)
         if not leaves or any(id(leaf) in taken for leaf in leaves):
             continue
-        if isinstance(given, Leaf) and node is program.output:
+        if isinstance(given, Leaf) and not program.trains:
             continue  # A function of an array to an array: an activation.
         score, exact = _likeness(given, node)
         if score < 0.6:
             continue
         state = State(name, given, node, exact)
-        if not _carried(program, state):
+        if not _carried(program, state) or not (exact or program.trains):
             continue
         if best is None or score > best[0]:
             best = (score, state)

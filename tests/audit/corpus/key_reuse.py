@@ -408,7 +408,9 @@ def right_a_line_search_draws_again():
         return optax.apply_updates(w, updates), opt_state
 
     w = jnp.ones((4, 2))
-    return step, w, optimizer.init(w), batch()[0], jax.random.key(0)
+    # As it comes, optax's state is weakly typed in places, and that is another rule.
+    opt_state = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), optimizer.init(w))
+    return step, w, opt_state, batch()[0], jax.random.key(0)
 
 
 @case(_KEY)

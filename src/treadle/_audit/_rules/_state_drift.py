@@ -1,0 +1,128 @@
+"""`state-drift`: the state that comes out is not like the one that came in."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from .._audited import Audited
+from .._figures import output_shardings
+from .._finding import Finding
+from .._program import Leaf, Program, Static
+from .._states import State
+from ._base import Rule
+
+_MOST = 4
+"""Differences that a message names."""
+
+
+class StateDrift(Rule):
+    """What comes out differs from what came in, so that the second step is compiled anew."""
+
+    slug = "state-drift"
+    line = "recompilation"
+
+    def check(self, audited: Audited) -> Iterator[Finding]:
+        """One finding for each state, with all its differences."""
+        for state in audited.states:
+            found = list(_differences(audited.program, state))
+            if found:
+                more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
+                message = (
+                    f"`{state.name}` comes back changed, and the second step compiles again: "
+                    f"{'; '.join(found[:_MOST])}{more}"
+                )
+                yield Finding(self.slug, "warning", message, audited.program.place, _FIX)
+
+    def evidence(self, audited: Audited) -> str | None:
+        """That what comes out is like what came in."""
+        if not audited.states:
+            return None
+        names = ", ".join(f"`{state.name}`" for state in audited.states)
+        return f"{names} comes back in the structure, shapes, dtypes and shardings it came in"
+
+
+_FIX = (
+    "Give the state back as it came: `.astype(old.dtype)`, `jnp.asarray(value, jnp.float32)` for "
+    "numbers that start out as Python's, the same containers."
+)
+
+
+def _differences(program: Program, state: State) -> Iterator[str]:
+    before, after = _leaves(state.given), _leaves(state.new)
+    yield from (f"{path or 'it'} is gone" for path in before if path not in after)
+    yield from (f"{path or 'it'} is new" for path in after if path not in before)
+    for path in before:
+        if path in after:
+            told = _difference(program, before[path], after[path])
+            if told:
+                yield f"{_called(state, before[path], path)}: {told}"
+    if before.keys() == after.keys():
+        was, now = jax.tree.structure(state.given), jax.tree.structure(state.new)
+        if was != now:
+            kinds = type(state.given).__name__, type(state.new).__name__
+            yield (
+                f"a {kinds[0]} came in and a {kinds[1]} goes out"
+                if kinds[0] != kinds[1]
+                else "its containers or static fields differ"
+            )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _called(state: State, leaf: Any, path: str) -> str:
+    return leaf.path if isinstance(leaf, Leaf) and leaf.path else f"{state.name}{path}"
+
+
+def _difference(program: Program, old: Any, new: Any) -> str | None:
+    if isinstance(old, Static) and isinstance(new, Static):
+        return None if _equal(old.value, new.value) else f"{old.value!r} becomes {new.value!r}"
+    if isinstance(old, Static) or isinstance(new, Static):
+        return f"{_told(old)} becomes {_told(new)}"
+    if (old.aval.shape, old.aval.dtype) != (new.aval.shape, new.aval.dtype):
+        return f"{_told(old)} becomes {_told(new)}"
+    if bool(old.aval.weak_type) != bool(new.aval.weak_type):
+        return f"{_strength(old)} {_told(old)} becomes {_strength(new)}"
+    return _moved(program, old, new)
+
+
+def _equal(old: Any, new: Any) -> bool:
+    if old is new:
+        return True
+    try:
+        return type(old) is type(new) and bool(old == new)
+    except (TypeError, ValueError):  # What cannot be compared is looked at by nobody.
+        return True
+
+
+def _told(leaf: Any) -> str:
+    if isinstance(leaf, Static):
+        return f"{leaf.value!r} (static)"
+    return f"{leaf.aval.dtype}{list(leaf.aval.shape)}"
+
+
+def _strength(leaf: Leaf) -> str:
+    return "weakly typed" if leaf.aval.weak_type else "strongly typed"
+
+
+def _moved(program: Program, old: Leaf, new: Leaf) -> str | None:
+    """Whether an array comes out on other devices, or cut otherwise."""
+    if not isinstance(old.value, jax.Array):
+        return None
+    places = output_shardings(program)
+    if new.index >= len(places):
+        return None
+    was, now = old.value.sharding, places[new.index]
+    if was.is_equivalent_to(now, len(old.aval.shape)):
+        return None
+    return f"it was {_where(was)} and comes out {_where(now)}"
+
+
+def _where(sharding: Any) -> str:
+    spec = getattr(sharding, "spec", None)
+    count = len(sharding.device_set)
+    devices = "one device" if count == 1 else f"{count} devices"
+    return f"on {devices}" if spec is None else f"on {devices} as {spec}"

@@ -1,0 +1,209 @@
+"""States that come back changed, and states that do not."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+import treadle
+
+from . import case
+from ._models import OPTIMIZER, batch, cross_entropy, net, params
+
+_DRIFT = "state-drift"
+
+
+def _loss(p, x, y):
+    hidden = jax.nn.relu(x @ p["w1"] + p["b1"])
+    return cross_entropy(hidden @ p["w2"] + p["b2"], y)
+
+
+def _descent(p, x, y):
+    value, grads = jax.value_and_grad(_loss)(p, x, y)
+    return jax.tree.map(lambda p, g: p - 0.1 * g, p, grads), value
+
+
+@case(_DRIFT)
+def a_counter_that_starts_as_a_python_number():
+    @jax.jit  # expect: state-drift
+    def step(state, x, y):
+        p, _ = _descent(state["params"], x, y)
+        return {"params": p, "scale": jnp.maximum(state["scale"], jnp.float32(0))}
+
+    return step, {"params": params(), "scale": 1.0}, *batch()
+
+
+@case(_DRIFT)
+def a_loss_that_is_zero_at_first():
+    @jax.jit  # expect: state-drift
+    def step(state, x, y):
+        p, value = _descent(state["params"], x, y)
+        return {"params": p, "mean": 0.9 * state["mean"] + 0.1 * value}
+
+    return step, {"params": params(), "mean": 0.0}, *batch()
+
+
+@case(_DRIFT)
+def parameters_that_become_bfloat16():
+    @jax.jit  # expect: state-drift
+    def step(p, x, y):
+        p, value = _descent(p, x, y)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), p), value
+
+    return step, params(), *batch()
+
+
+@case(_DRIFT)
+def parameters_in_float16_that_become_float32():
+    @jax.jit  # expect: state-drift
+    def step(p, x, y):
+        value, grads = jax.value_and_grad(_loss)(p, x, y)
+        rate = jnp.float32(0.1)
+        return jax.tree.map(lambda p, g: p - rate * g, p, grads), value
+
+    return step, jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params()), *batch()
+
+
+@case(_DRIFT)
+def a_tuple_that_becomes_a_list():
+    @jax.jit  # expect: state-drift
+    def step(state, x, y):
+        p, opt_state = state
+        grads = jax.grad(_loss)(p, x, y)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state)
+        return [optax.apply_updates(p, updates), opt_state]
+
+    return step, (params(), OPTIMIZER.init(params())), *batch()
+
+
+@case(_DRIFT)
+def a_history_that_grows():
+    @jax.jit  # expect: state-drift
+    def step(state, x, y):
+        p, value = _descent(state["params"], x, y)
+        return {"params": p, "losses": jnp.append(state["losses"], value)}
+
+    return step, {"params": params(), "losses": jnp.zeros(1)}, *batch()
+
+
+@case(_DRIFT)
+def something_new_in_the_dictionary():
+    @jax.jit  # expect: state-drift
+    def step(state, x, y):
+        p, value = _descent(state, x, y)
+        return {**p, "loss": value}
+
+    return step, params(), *batch()
+
+
+@case(_DRIFT)
+def a_static_number_that_counts():
+    class State(eqx.Module):
+        params: dict
+        step: int
+
+    @eqx.filter_jit  # expect: state-drift
+    def step(state, x, y):
+        p, value = _descent(state.params, x, y)
+        return State(p, state.step + 1), value
+
+    return step, State(params(), 0), *batch()
+
+
+@case(_DRIFT)
+def an_optimizer_of_a_weakly_typed_state():
+    optimizer = optax.lbfgs()
+
+    @jax.jit  # expect: state-drift
+    def step(p, opt_state, x, y):
+        def value_fn(p):
+            return _loss(p, x, y)
+
+        value, grads = jax.value_and_grad(value_fn)(p)
+        updates, opt_state = optimizer.update(
+            grads, opt_state, p, value=value, grad=grads, value_fn=value_fn
+        )
+        return optax.apply_updates(p, updates), opt_state
+
+    return step, params(), optimizer.init(params()), *batch()
+
+
+# -- right ----------------------------------------------------------------------------------------
+
+
+@case(_DRIFT)
+def right_equinox_and_adam():
+    @eqx.filter_jit
+    def step(model, opt_state, x, y, key):
+        keys = jax.random.split(key, x.shape[0])
+
+        def loss(model):
+            return cross_entropy(jax.vmap(model)(x, keys), y)
+
+        value, grads = eqx.filter_value_and_grad(loss)(model)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state)
+        return eqx.apply_updates(model, updates), opt_state, value
+
+    return step, *net(), *batch(), jax.random.key(0)
+
+
+@case(_DRIFT)
+def right_a_counter_that_stays_weak():
+    @jax.jit
+    def step(state, x, y):
+        p, _ = _descent(state["params"], x, y)
+        return {"params": p, "step": state["step"] + 1}
+
+    return step, {"params": params(), "step": 0}, *batch()
+
+
+@case(_DRIFT)
+def right_mixed_precision_that_casts_back():
+    @jax.jit
+    def step(p, x, y):
+        half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), p)
+        value, grads = jax.value_and_grad(_loss)(half, x.astype(jnp.bfloat16), y)
+        return jax.tree.map(lambda p, g: p - 0.1 * g.astype(p.dtype), p, grads), value
+
+    return step, params(), *batch()
+
+
+@case(_DRIFT)
+def right_injected_hyperparameters():
+    optimizer = optax.inject_hyperparams(optax.adamw)(learning_rate=1e-3)
+
+    @jax.jit
+    def step(p, opt_state, x, y):
+        grads = jax.grad(_loss)(p, x, y)
+        updates, opt_state = optimizer.update(grads, opt_state, p)
+        return optax.apply_updates(p, updates), opt_state
+
+    return step, params(), optimizer.init(params()), *batch()
+
+
+@case(_DRIFT)
+def right_frozen_by_partition():
+    model, _ = net()
+    trained, frozen = eqx.partition(model, eqx.is_inexact_array)
+
+    @eqx.filter_jit
+    def step(trained, opt_state, frozen, x, y, key):
+        def loss(trained):
+            keys = jax.random.split(key, x.shape[0])
+            return cross_entropy(jax.vmap(eqx.combine(trained, frozen))(x, keys), y)
+
+        value, grads = eqx.filter_value_and_grad(loss)(trained)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state)
+        return eqx.apply_updates(trained, updates), opt_state, value
+
+    return step, trained, OPTIMIZER.init(trained), frozen, *batch(), jax.random.key(0)
+
+
+@case(_DRIFT)
+def right_treadle_takes_off_weak_types():
+    def loss_fn(model, example, key):
+        x, y = example
+        return cross_entropy(model(x, key), y)
+
+    step = treadle.TrainStep(loss_fn, optax.lbfgs())
+    return step, step.init(net()[0], key=jax.random.key(0)), batch()

@@ -1,0 +1,204 @@
+"""Steps that keep the old state beside the new, and steps that do not."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+
+import treadle
+
+from . import case
+from ._models import batch, cross_entropy
+
+_UNDONATED = "undonated-state"
+_OPTIMIZER = optax.adam(1e-3)
+_WIDE = 1 << 17
+
+
+def _loss(w, x):
+    return jnp.mean((x @ w) ** 2)
+
+
+def _weights():
+    return {"w": jnp.ones((4, _WIDE)), "b": jnp.zeros(_WIDE)}
+
+
+def _tree_loss(p, x):
+    return jnp.mean((x @ p["w"] + p["b"]) ** 2)
+
+
+def _model():
+    model = eqx.nn.MLP(4, 3, 512, 2, key=jax.random.key(0))
+    return model, _OPTIMIZER.init(eqx.filter(model, eqx.is_inexact_array))
+
+
+def _update(model, opt_state, x, y):
+    def loss(model):
+        return cross_entropy(jax.vmap(model)(x), y)
+
+    value, grads = eqx.filter_value_and_grad(loss)(model)
+    updates, opt_state = _OPTIMIZER.update(grads, opt_state)
+    return eqx.apply_updates(model, updates), opt_state, value
+
+
+@case(_UNDONATED)
+def model_and_optimizer_of_equinox():
+    @eqx.filter_jit  # expect: undonated-state
+    def step(model, opt_state, x, y):
+        return _update(model, opt_state, x, y)
+
+    return step, *_model(), *batch()
+
+
+@case(_UNDONATED)
+def parameters_in_a_dictionary():
+    @jax.jit  # expect: undonated-state
+    def step(params, x):
+        value, grads = jax.value_and_grad(_tree_loss)(params, x)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+    return step, _weights(), batch()[0]
+
+
+@case(_UNDONATED)
+def one_array_and_its_loss():
+    @jax.jit  # expect: undonated-state
+    def step(w, x):
+        value, grad = jax.value_and_grad(_loss)(w, x)
+        return w - 0.1 * grad, value
+
+    return step, jnp.ones((4, _WIDE)), batch()[0]
+
+
+@case(_UNDONATED)
+def jitted_by_a_call():
+    def step(state, x):  # expect: undonated-state
+        params, opt_state = state
+        value, grads = jax.value_and_grad(_tree_loss)(params, x)
+        updates, opt_state = _OPTIMIZER.update(grads, opt_state)
+        return (optax.apply_updates(params, updates), opt_state), {"loss": value}
+
+    params = _weights()
+    return jax.jit(step), (params, _OPTIMIZER.init(params)), batch()[0]
+
+
+@case(_UNDONATED)
+def only_the_optimizer_is_donated():
+    def step(params, opt_state, x):  # expect: undonated-state
+        value, grads = jax.value_and_grad(_tree_loss)(params, x)
+        updates, opt_state = _OPTIMIZER.update(grads, opt_state)
+        return optax.apply_updates(params, updates), opt_state, value
+
+    params = _weights()
+    return jax.jit(step, donate_argnums=1), params, _OPTIMIZER.init(params), batch()[0]
+
+
+@case(_UNDONATED)
+def a_treadle_step_that_was_told_not_to():
+    def loss_fn(model, example, key):  # expect: undonated-state
+        x, y = example
+        return cross_entropy(model(x), y)
+
+    step = treadle.TrainStep(loss_fn, _OPTIMIZER, donate=False)
+    return step, step.init(_model()[0], key=jax.random.key(0)), batch()
+
+
+@case(_UNDONATED)
+def an_average_of_the_weights():
+    @jax.jit  # expect: undonated-state
+    def update_average(average, params):
+        return jax.tree.map(lambda a, p: 0.99 * a + 0.01 * p, average, params)
+
+    return update_average, _weights(), _weights()
+
+
+@case(_UNDONATED)
+def many_steps_in_a_scan():
+    @jax.jit  # expect: undonated-state
+    def steps(params, xs):
+        def body(params, x):
+            value, grads = jax.value_and_grad(_tree_loss)(params, x)
+            return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+        return jax.lax.scan(body, params, xs)
+
+    return steps, _weights(), jnp.ones((3, 6, 4))
+
+
+@case(_UNDONATED)
+def an_update_that_is_skipped_when_it_is_not_finite():
+    @jax.jit  # expect: undonated-state
+    def step(params, x):
+        value, grads = jax.value_and_grad(_tree_loss)(params, x)
+        new = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+        return jax.lax.cond(jnp.isfinite(value), lambda: new, lambda: params), value
+
+    return step, _weights(), batch()[0]
+
+
+# -- right ----------------------------------------------------------------------------------------
+
+
+@case(_UNDONATED)
+def right_donated():
+    def step(params, x):
+        value, grads = jax.value_and_grad(_tree_loss)(params, x)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+    return jax.jit(step, donate_argnums=0), _weights(), batch()[0]
+
+
+@case(_UNDONATED)
+def right_data_first_and_the_rest_donated():
+    @eqx.filter_jit(donate="all-except-first")
+    def step(data, model, opt_state):
+        return _update(model, opt_state, *data)
+
+    return step, batch(), *_model()
+
+
+@case(_UNDONATED)
+def right_gradients_are_no_update():
+    @jax.jit
+    def gradients(params, x):
+        return jax.value_and_grad(_tree_loss)(params, x)
+
+    return gradients, _weights(), batch()[0]
+
+
+@case(_UNDONATED)
+def right_inference():
+    @eqx.filter_jit
+    def predict(model, x):
+        return jax.vmap(model)(x)
+
+    return predict, _model()[0], batch()[0]
+
+
+@case(_UNDONATED)
+def right_activations_of_the_shape_of_the_input():
+    @jax.jit
+    def block(params, x):
+        return x + jnp.tanh(x @ params["w"]) @ params["w"].T
+
+    return block, {"w": jnp.ones((64, 64))}, jnp.ones((1 << 13, 64))
+
+
+@case(_UNDONATED)
+def right_small():
+    @jax.jit
+    def step(params, x):
+        value, grads = jax.value_and_grad(_tree_loss)(params, x)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), value
+
+    return step, {"w": jnp.ones((4, 8)), "b": jnp.zeros(8)}, batch()[0]
+
+
+@case(_UNDONATED)
+def right_treadle():
+    def loss_fn(model, example, key):
+        x, y = example
+        return cross_entropy(model(x), y)
+
+    step = treadle.TrainStep(loss_fn, _OPTIMIZER)
+    return step, step.init(_model()[0], key=jax.random.key(0)), batch()
