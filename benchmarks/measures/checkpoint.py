@@ -14,8 +14,11 @@ _MEGABYTE = 1 << 20
 # Half a gigabyte, and as many small leaves as a model has that is made of many.
 _TREES = {"0.5 GB": (64, 8 * _MEGABYTE), "2,000 leaves of 1 kB": (2_000, 1_024)}
 _SMALL_TREES = {"8 MB": (8, _MEGABYTE), "50 leaves of 1 kB": (50, 1_024)}
+# Gigabytes, below which times say more than rates.
+_RATES = 0.1
 _WRITERS = ("raw", "treadle", "equinox", "orbax", "torch.save", "safetensors")
 _OURS = ("raw", "treadle")
+_ASYNCHRONOUS = ("treadle", "treadle, copied first", "orbax")
 _MEMORY = ("treadle", "treadle async", "equinox", "orbax", "orbax async", "safetensors")
 
 
@@ -31,7 +34,7 @@ def measure(options: Options, console: Console) -> dict:
             result[name] = worker.call(
                 f"{_CHILD}:throughput", **shape, names=writers, rounds=options.rounds
             )
-        names = ("treadle",) if options.smoke else ("treadle", "orbax")
+        names = ("treadle",) if options.smoke else _ASYNCHRONOUS
         console.print(f"{name}: the loop while it is saved", style="dim")
         with Worker() as worker:
             result[name]["blocked"] = worker.call(
@@ -53,14 +56,21 @@ def tables(data: dict) -> list[Table]:
     for name, (leaves, nbytes) in data["trees"].items():
         gigabytes = leaves * nbytes / 1e9
         seconds = data[name]["seconds"]
+        large = gigabytes > _RATES
         rows = [
             (
                 writer,
-                *(with_range(spread(_rate(gigabytes, each[do]))) for do in ("save", "load")),
+                *(
+                    with_range(
+                        spread(gigabytes / each if large else 1e3 * each for each in times[do])
+                    )
+                    for do in ("save", "load")
+                ),
             )
-            for writer, each in seconds.items()
+            for writer, times in seconds.items()
         ]
-        found.append(Table(f"{name}: GB/s, synced", ("", "save", "restore"), rows))
+        title = f"{name}: {'GB/s' if large else 'ms'}, synced"
+        found.append(Table(title, ("", "save", "restore"), rows))
         blocked = data[name]["blocked"]["seconds"]
         rows = [
             (
@@ -81,10 +91,6 @@ def tables(data: dict) -> list[Table]:
             columns = ("", "MB", f"leaves of {leaf:.1f} MB")
             found.append(Table(f"{name}: host memory beside the tree", columns, rows))
     return found
-
-
-def _rate(gigabytes: float, seconds: list[float]) -> list[float]:
-    return [gigabytes / each for each in seconds]
 
 
 def _times(seconds: list[float], others: list[float]) -> Spread:
