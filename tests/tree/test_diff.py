@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.helpers import exactly
 from tests.tree.containers import Flat
 
-from treadle._errors import ArgumentTypeError, ArgumentValueError
+from treadle._errors import ArgumentTypeError, ArgumentValueError, ConsumedStateError
 from treadle._state import Parts, RawKey, TrainState
 from treadle.tree import Diff, Difference, diff, paths
 from treadle.tree._diff import _axes
@@ -601,6 +601,21 @@ def test_states_whose_models_have_other_parts():
 
 
 # -- refusals -------------------------------------------------------------------------------------
+
+
+def test_numbers_that_are_gone_are_refused():
+    array, gone = jnp.ones(2), jnp.ones(2)
+    gone.delete()
+    message = (
+        "The array at 'w' is gone: it was donated, as the state is that a step takes. Keep what is "
+        "to be compared: `before = state.copy()`, ahead of the step."
+    )
+    for one, two in ((array, gone), (gone, array)):
+        with pytest.raises(ConsumedStateError, match=exactly(message)):
+            diff({"w": one}, {"w": two})
+    assert not diff({"w": gone}, {"w": gone})
+    # What is known all the same is told.
+    both_ways(gone, jnp.ones(3), [("", "shape", "float32[2]", "float32[3]")])
 
 
 def test_numbers_that_are_being_traced_are_refused():

@@ -1,3 +1,5 @@
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from treadle._errors import ArgumentTypeError, TreeError
 from treadle.tree._select import select
 from treadle.tree._size import count, nbytes
+from treadle.tree._where import leaf_mask
 
 
 def make_linear():
@@ -31,6 +34,13 @@ def test_what_stands_for_an_array_counts_as_it_does(shapes, dtype):
     arrays = [jnp.zeros(shape, dtype) for shape in shapes]
     structs = jax.eval_shape(lambda: [jnp.zeros(shape, dtype) for shape in shapes])
     assert (count(structs), nbytes(structs)) == (count(arrays), nbytes(arrays))
+
+
+def test_what_is_made_of_a_shape_stands_for_an_array_too():
+    class Placed(jax.ShapeDtypeStruct):
+        pass
+
+    assert count(Placed((2, 3), jnp.float32)) == 6
 
 
 def test_typed_keys_numpy_arrays_and_what_is_no_array():
@@ -88,3 +98,31 @@ def test_where_that_does_not_fit_is_told():
         count(make_linear(), {"weight": True})
     with pytest.raises(ArgumentTypeError, match="`where` holds 3: give a filter function"):
         nbytes(make_linear(), 3)
+    ways = "give a filter function on leaves, a pytree of bools, `treadle.tree.select"
+    for where in ((), {"a": None}):
+        message = f"`where` (={where!r}) holds nothing that chooses: {ways}"
+        with pytest.raises(TreeError, match=re.escape(message)):
+            count(make_linear(), where)
+    assert count({"a": None}, {"a": None}) == 0
+    inside = "`where` holds a selector inside of a list: combine selectors with"
+    with pytest.raises(ArgumentTypeError, match=inside):
+        count(make_linear(), [select("weight"), "bias"])
+
+
+def test_bools_of_numpy_choose_as_well():
+    assert count([jnp.ones(2), jnp.ones(3)], [np.True_, np.False_]) == 2
+    mask = leaf_mask([np.True_, np.False_], [1, {"a": 2}])
+    assert mask == [True, {"a": False}]
+    assert {type(yes) for yes in jax.tree.leaves(mask)} == {bool}
+
+
+def test_a_function_of_the_tree_in_the_place_of_one_of_leaves_is_told():
+    for where in (lambda model: model.layers, lambda leaf: leaf.reshape(-1) > 0):
+        with pytest.raises((AttributeError, ValueError)) as caught:
+            count(make_linear(), where)
+        (note,) = caught.value.__notes__
+        assert note == (
+            "`where` is a function, so it is called on every leaf, here on float32[2,3], and "
+            "returns whether that is chosen. Parts of a tree are chosen by their paths: "
+            "`where='layers/0/**'`."
+        )

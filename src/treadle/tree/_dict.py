@@ -11,7 +11,7 @@ from .._custom_types import Door
 from .._errors import ArgumentTypeError, TreeError
 from ._match import some, told
 from ._paths import paths_of_structure
-from ._size import is_sized
+from ._sized import is_sized
 
 _TOLD = 8
 

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from .._custom_types import Door
-from .._errors import ArgumentTypeError, ArgumentValueError
+from .._errors import ArgumentTypeError, ArgumentValueError, ConsumedStateError
 from ._difference import Diff, Difference
 from ._match import apart, same_structure, told, told_apart
 from ._paths import (
@@ -27,7 +27,7 @@ from ._paths import (
     opened,
     paths_of_structure,
 )
-from ._size import is_sized
+from ._sized import is_sized
 from ._values import deviation, same_static
 
 
@@ -245,6 +245,11 @@ def _value(a: Any, b: Any, path: str, options: _Options) -> Iterator[Difference]
             f"{path!r} is being traced: `diff` compares numbers, and inside of `jax.jit` there are "
             "none. Call it on what comes out."
         )
+    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in (a, b)):
+        raise ConsumedStateError(
+            f"The array at {path!r} is gone: it was donated, as the state is that a step takes. "
+            "Keep what is to be compared: `before = state.copy()`, ahead of the step."
+        )
     found = deviation(a, b, options.rtol, options.atol)
     if found is not None:
         yield Difference(path, "value", found.a, found.b, found)
@@ -279,6 +284,7 @@ def diff(a: PyTree, b: PyTree, *, rtol: Door[float] = 0.0, atol: Door[float] = 0
         ArgumentTypeError: A leaf is being traced: there are no numbers to compare. Or a tolerance
             is no number.
         ArgumentValueError: A tolerance is negative or not finite.
+        ConsumedStateError: An array was donated to a step.
 
     Example:
         >>> print(treadle.tree.diff(model, loaded))

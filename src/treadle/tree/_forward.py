@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from .._errors import ArgumentTypeError
 from .._flops import Flops, flops_by_mark, mark
 from ._paths import join, path_of
-from ._size import is_sized
+from ._sized import is_sized
 from ._tie import Tied
 
 

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from .._errors import TreeError
 from ._paths import NamedLeaves, Node, inside, opened, paths_of_structure
-from ._size import is_sized
+from ._sized import is_sized
 from ._values import same_static
 
 _TOLD = 3

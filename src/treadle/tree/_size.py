@@ -9,11 +9,6 @@ from jaxtyping import PyTree
 from ._where import Where, leaf_mask
 
 
-def is_sized(leaf: Any) -> bool:
-    """Whether `leaf` is an array (typed keys included) or stands for one."""
-    return isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
-
-
 def leaf_nbytes(leaf: Any) -> int:
     """The bytes of one array; a `ShapeDtypeStruct` has no `nbytes`."""
     return leaf.size * leaf.dtype.itemsize

@@ -15,7 +15,7 @@ from .._errors import ArgumentTypeError, TreeError
 from ._match import alike, mismatches, same_structure, some
 from ._once import once
 from ._paths import flatten_with_paths
-from ._size import is_sized
+from ._sized import is_sized
 
 
 class Stacked(abc.ABC):

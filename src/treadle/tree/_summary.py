@@ -12,7 +12,8 @@ from jaxtyping import PyTree
 
 from ._forward import Forward, forward
 from ._paths import join, path_of
-from ._size import first_seen, is_sized, leaf_nbytes
+from ._size import first_seen, leaf_nbytes
+from ._sized import is_sized
 from ._summary_table import Summary, SummaryRow
 from ._tie import Tied, TiedTo
 from ._where import Where, leaf_mask

@@ -17,7 +17,7 @@ from ._diff import Outlined
 from ._lora_layer import LoRA
 from ._match import alike, mismatches, some, told
 from ._paths import NamedLeaves, opened, paths_of_structure
-from ._size import is_sized
+from ._sized import is_sized
 
 Source: TypeAlias = str | tuple[str, Callable[[Any], Any]]
 """A path, or one with a function of what is there."""
