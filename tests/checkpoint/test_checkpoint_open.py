@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import xxhash
 from tests.helpers import assert_same
 
 import treadle
@@ -207,6 +208,16 @@ def test_what_is_closed_tells_so(path):
         saved["x"]
     assert "count" in saved
     assert len(saved.specs) == 5
+
+
+def test_digests_tell_leaves_apart(path, tmp_path):
+    save(tmp_path / "other", TREE | {"count": 8, "large": -(10**40) - 1})
+    with open_checkpoint(path) as saved, open_checkpoint(tmp_path / "other") as other:
+        one, two = saved.digests(), other.digests()
+    assert [name for name in PATHS if one[name] != two[name]] == ["count", "large"]
+    assert one["large"] == hex(-(10**40))
+    raw = (path / LEAVES).read_bytes()
+    assert one["count"] == f"xxh3_128:{xxhash.xxh3_128_hexdigest(raw[:136])}"
 
 
 def test_every_byte_is_verified(path):

@@ -1,3 +1,3 @@
-"""The command line: `treadle demo`."""
+"""The command line: `treadle demo`, `treadle inspect`."""
 
 from ._main import main as main

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .._errors import TreadleError
-from . import _demo
+from . import _demo, _inspect
 
 
 def _version() -> str:
@@ -22,6 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"treadle {_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _demo.add_parser(commands)
+    _inspect.add_parser(commands)
     return parser
 
 

@@ -105,6 +105,14 @@ class Checkpoint(Mapping[str, Any]):
         """How many bytes each leaf has on disk, its header included, by path."""
         return {path: record.nbytes for path, record in self._records.items()}
 
+    def digests(self) -> dict[str, str]:
+        """The digest of the bytes that each leaf has on disk, by path.
+
+        Of an integer of more than 64 bits, which is not among them, the number itself, in
+        hexadecimal.
+        """
+        return {path: record.value or record.digest for path, record in self._records.items()}
+
     def verify(self) -> None:
         """Reads every byte, and checks it against its digest.
 
