@@ -2,6 +2,7 @@
 
 from . import (
     checkpoint,
+    corruption,
     dispatch,
     ensemble,
     gc,
