@@ -178,7 +178,7 @@ def test_another_step_is_told_alone(run, capsys):
     assert cells(out)["metadata at"] == ["200"]
     assert "1,300" not in out
     _, error = refused(capsys, run, "--step", 300)
-    assert "no checkpoint of `--step` (=300)" in error
+    assert "There is no checkpoint of step 300 in" in error
     assert "there are those of 100, 200, 1300" in error
 
 
@@ -358,7 +358,7 @@ def test_two_checkpoints_are_compared_leaf_by_leaf(two, capsys):
     assert rows["only_b"] == ["only in B", "float64[2,2]"]
     for same in ("order", "bf", "m/weight"):
         assert same not in rows
-    assert "3 leaves are the same, bit for bit; 7 have other values" in out
+    assert "3 of 14 leaves are the same, bit for bit; 7 have other values" in out
     assert rows["m/size"] == ["3", "4"]
     assert rows["epoch"] == ["3", "4"]
     assert rows["more"] == ["(not there)", "[1]"]
@@ -380,7 +380,7 @@ def test_what_differs_is_told_as_json(two, capsys):
 
 def test_a_checkpoint_is_the_same_as_itself(two, capsys):
     out = told(capsys, "--diff", two[0], two[0], "--verify")
-    assert "No difference: 13 leaves are the same, bit for bit." in out
+    assert "No difference: all leaves are the same, bit for bit (13)." in out
     assert "verified: every byte of both is what was written" in out
 
 

@@ -46,7 +46,7 @@ def find_checkpoint(path: Path, step: int | None = None) -> Found:
             chosen = steps[-1] if step is None else step
             if chosen not in steps:
                 raise CheckpointNotFoundError(
-                    f"There is no checkpoint of `--step` (={step}) in {str(directory)!r}; there "
+                    f"There is no checkpoint of step {step} in {str(directory)!r}: there "
                     f"are those of {', '.join(map(str, steps))}."
                 )
             return Found(directory / name_of(chosen), chosen, directory, steps)

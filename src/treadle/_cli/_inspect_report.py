@@ -258,12 +258,13 @@ def _how(row: Row) -> str:
 
 def _summary(compared: Compared) -> Text:
     if not compared:
-        said = f"No difference: {compared.same:,} leaves are the same, bit for bit."
+        said = f"No difference: all leaves are the same, bit for bit ({compared.same:,})."
         return Text(said, "green")
     kinds: dict[str, int] = {}
     for row in compared.rows:
         kinds[row.kind] = kinds.get(row.kind, 0) + 1
-    said = [f"{compared.same:,} leaves are the same, bit for bit"]
+    whole = compared.same + len(compared.rows)
+    said = [f"{compared.same:,} of {whole:,} leaves are the same, bit for bit"]
     said += [f"{count:,} {_PHRASES[kind]}" for kind, count in kinds.items()]
     return Text("; ".join(said) + ".")
 
