@@ -8,6 +8,8 @@ import re
 import secrets
 import shutil
 import socket
+from collections.abc import Callable
+from typing import Any
 
 from .._errors import CheckpointError
 from ._exchange import exchange
@@ -188,28 +190,36 @@ def write_synced(path: pathlib.Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _sync_or_undo(folder: pathlib.Path, undo: Callable[[], Any]) -> None:
+    """Makes a new name last; where that fails, who is told so must not find it there."""
+    try:
+        sync_folder(folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            undo()
+        raise
+
+
 def put_in_place(new: pathlib.Path, path: pathlib.Path, overwrite: bool) -> None:
     """Renames a complete folder to its final name, in the place of what is there if asked to."""
     if not (overwrite and os.path.lexists(path)):
         # The system refuses where a folder with something in it came to be there meanwhile.
         os.rename(new, path)
-        sync_folder(path.parent)
+        _sync_or_undo(path.parent, lambda: os.rename(path, new))
         return
     if exchange(new, path):
         # What is at `new` is the old one now, for who made `new` to remove.
-        sync_folder(path.parent)
+        _sync_or_undo(path.parent, lambda: exchange(new, path))
         return
     old = Aside(path, "old")
     try:
         old.take(path)
         os.rename(new, path)
+        _sync_or_undo(path.parent, lambda: os.rename(path, new))
     except BaseException:
         old.put_back(path)
         raise
-    try:
-        sync_folder(path.parent)
-    finally:
-        old.release()
+    old.release()
 
 
 def remove(path: pathlib.Path) -> None:
