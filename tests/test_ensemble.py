@@ -325,7 +325,7 @@ def test_only_an_ensemble_in_which_a_member_stopped_keeps_a_bool_for_each():
     assert state.has_stopped_members
     assert len(state.leaves) == before + 1
     assert "active" in state.leaf_paths()
-    with pytest.raises(treadle.TreeError, match=r"'' has shape \(2,\), not \(3,\)"):
+    with pytest.raises(treadle.TreeError, match=r"'' is bool\[3\] in the state and bool\[2\]"):
         state.replace(active=[True, False])
 
 

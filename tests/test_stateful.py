@@ -496,8 +496,18 @@ def test_a_state_that_was_used_up_is_refused():
 
 
 def test_another_state_is_refused():
-    raises_in_a_step(lambda model, state, example: state.substate(model.calls), "another structure")
-    raises_in_a_step(lambda model, state, example: None, "another structure")
+    told = "another structure than it was given: "
+    raises_in_a_step(
+        lambda model, state, example: state.substate(model.calls),
+        f"{told}it lacks 'Counter.total'",
+    )
+    raises_in_a_step(
+        lambda model, state, example: None, f"{told}it lacks 'Counter.total', 'Counter.calls'"
+    )
+    raises_in_a_step(
+        lambda model, state, example: {"mean": jnp.zeros(1)},
+        f"{told}it lacks 'Counter.total', 'Counter.calls' and it has 'mean' beside",
+    )
 
     def changed(model, model_state, example):
         leaves, treedef = jax.tree.flatten(model_state)

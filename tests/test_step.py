@@ -1,5 +1,7 @@
 """`TrainStep`: what it computes, what it leaves alone, and what it says."""
 
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -392,8 +394,25 @@ def test_replace_exchanges_a_view_and_keeps_the_rest(model, step):
     step(swapped.copy(), make_batch())
     assert bias.tolist() == [0, 1, 2]
     assert int(state.replace(step=5).step) == 5
-    with pytest.raises(treadle.TreeError, match=r"'last/bias' has shape \(4,\), not \(3,\)"):
+    with pytest.raises(
+        treadle.TreeError, match="does not fit the state: 'last/bias' is f"
+    ) as error:
         state.replace(model=eqx.tree_at(lambda m: m.last.bias, state.model, jnp.ones(4)))
+    assert str(error.value) == (
+        "`model` does not fit the state: 'last/bias' is float32[3] in the state and float32[4] in "
+        "`model`. `replace` keeps the optimizer's state, so structure, shapes and dtypes must "
+        "stay. For a model that was changed there is `step.migrate(state, model)`; for another "
+        "one, start a new state with `step.init(model, key=...)`."
+    )
+    for stray, told in (
+        (jnp.ones(3, jnp.int32), "int32[3]"),
+        ("x", "'x'"),
+        (jax.nn.relu, "<relu>"),
+    ):
+        with pytest.raises(treadle.TreeError, match=re.escape(f"and {told} in `model`")):
+            state.replace(model=eqx.tree_at(lambda m: m.last.bias, state.model, stray))
+    with pytest.raises(treadle.TreeError, match="only the state has 'last/bias'"):
+        state.replace(model=eqx.tree_at(lambda m: m.last.bias, state.model, None))
     with pytest.raises(treadle.ArgumentTypeError, match="views model, opt_state, key, step"):
         state.replace(mode=1)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ._errors import ArgumentValueError, LossError, TreeError
+from .tree._match import mismatches, some
 from .tree._paths import escape, flatten_with_paths, join, path_of
 
 
@@ -68,6 +69,16 @@ def require_state_of(model: PyTree, model_state: PyTree) -> None:
         )
 
 
+def _structures(old: PyTree, new: PyTree) -> str:
+    """What two states do not have in common."""
+    before, after = state_paths(old), state_paths(new)
+    lacks = some(repr(path) for path in before if path not in after)
+    adds = some(repr(path) for path in after if path not in before)
+    told = [f"it lacks {lacks}"] * bool(lacks) + [f"it has {adds} beside"] * bool(adds)
+    told = told or mismatches(old, new, ("the old one", "the new one"), lambda a, b: True)
+    return " and ".join(told)
+
+
 def require_same_state(old: PyTree, new: PyTree) -> PyTree:
     """The state that a loss returned, without weak types.
 
@@ -86,7 +97,7 @@ def require_same_state(old: PyTree, new: PyTree) -> PyTree:
     if treedef != was:
         raise LossError(
             f"The loss function returned a `model_state` of another structure than it was given: "
-            f"{treedef}, not {was}. Return the whole state, as the model's call returned it, "
+            f"{_structures(old, new)}. Return the whole state, as the model's call returned it, "
             f"second: `return loss, model_state`."
         )
     same = []

@@ -19,8 +19,10 @@ from ._errors import ArgumentTypeError, ConsumedStateError, TreeError
 from ._model_state import state_paths
 from ._random import as_key
 from .tree._diff import Outlined
+from .tree._match import mismatches, some
 from .tree._paths import NamedLeaves, escape, flatten_with_paths, join
 from .tree._stack import Stacked
+from .tree._values import same_static
 
 CONSUMED = """This `TrainState` was consumed: a step donates the state it is given, so that the
 new one can live in the same memory, and the old one is gone.
@@ -89,6 +91,8 @@ _MEMBERWISE = Parts(*(name != "step" for name in Parts._fields))
 """Which parts have an axis of members in an ensemble."""
 
 _REPLACEABLE = ("model", "opt_state", "model_state", "ema_model", "active", "key", "step")
+
+_TOLD = 8
 
 
 class _Part(NamedTuple):
@@ -666,28 +670,24 @@ def _is_none(leaf: Any) -> bool:
 
 
 def _require_fit(name: str, old: PyTree, new: PyTree) -> None:
-    """Tells every leaf of `new` that does not fit `old`, all at once."""
-    was, now = dict(flatten_with_paths(old)[0]), dict(flatten_with_paths(new)[0])
-    problems = [f"{path!r} is missing" for path in was if path not in now]
-    problems += [f"{path!r} is unexpected" for path in now if path not in was]
-    for path, leaf in was.items():
-        if path in now and eqx.is_array(leaf):
-            other = now[path]
-            if not eqx.is_array_like(other) or jnp.shape(other) != leaf.shape:
-                problems.append(f"{path!r} has shape {jnp.shape(other)}, not {leaf.shape}")
-            elif jnp.result_type(other) != leaf.dtype:
-                problems.append(f"{path!r} has dtype {jnp.result_type(other)}, not {leaf.dtype}")
-        elif path in now and not _same_static(leaf, now[path]):
-            problems.append(f"{path!r} is {now[path]!r}, not {leaf!r}")
-    if not problems and jax.tree.structure(old) != jax.tree.structure(new):
-        problems.append("the structure or a static field differs")
+    """Refuses what cannot take the place of a view.
+
+    Raises:
+        TreeError: With the first leaves that do not fit.
+    """
+    problems = mismatches(old, new, ("the state", f"`{name}`"), _stands_in)
     if problems:
         raise TreeError(
-            f"`{name}` does not fit the state: {'; '.join(problems)}. `replace` keeps the "
-            f"optimizer's state, so structure, shapes and dtypes must stay. For another model, "
-            f"start a new state with `step.init(model, key=...)`."
+            f"`{name}` does not fit the state: {some(problems, _TOLD, '; ')}. `replace` keeps the "
+            f"optimizer's state, so structure, shapes and dtypes must stay. For a model that was "
+            f"changed there is `step.migrate(state, model)`; for another one, start a new state "
+            f"with `step.init(model, key=...)`."
         )
 
 
-def _same_static(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and bool(a == b))
+def _stands_in(old: Any, new: Any) -> bool:
+    """Whether a leaf can take the place of another: numbers can that of arrays without axes."""
+    if not eqx.is_array(old):
+        return same_static(old, new)
+    is_like = eqx.is_array_like(new) and jnp.shape(new) == old.shape
+    return is_like and jnp.result_type(new) == old.dtype
