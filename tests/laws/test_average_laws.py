@@ -202,7 +202,7 @@ def test_replacing_the_average():
     replaced = state.replace(ema_model=other)
     assert_same(replaced.ema_model, other)
     assert_same(replaced.model, state.model)
-    with pytest.raises(treadle.TreeError, match=r"`ema_model` does not fit .*'last/bias' has sha"):
+    with pytest.raises(treadle.TreeError, match=r"`ema_model` does not fit .*'last/bias' is float"):
         state.replace(ema_model=eqx.tree_at(lambda m: m.last.bias, other, jnp.ones(4)))
     with pytest.raises(treadle.TreeError, match="`ema_model` does not fit the state"):
         state.replace(ema_model=other.last)
