@@ -121,29 +121,12 @@ def _consts(closed: Any) -> Iterator[Any]:
 
 def sizes_on_device(program: Program) -> dict[int, int]:
     """What each argument takes on each device; what the program does not read is left out."""
-    shardings = input_shardings(program)
+    shardings = program.input_shardings
     return {
         leaf.index: math.prod(where.shard_shape(leaf.aval.shape)) * leaf.aval.dtype.itemsize
         for leaf, where in zip(program.leaves, shardings, strict=True)
         if where is not None
     }
-
-
-def input_shardings(program: Program) -> list[Any]:
-    """Where each array that goes in lies; `None` for what the program does not read."""
-    return _flat(program.executable.input_shardings, program.executable.args_info)
-
-
-def output_shardings(program: Program) -> list[Any]:
-    """Where each array that comes out lies."""
-    found = program.executable.output_shardings
-    return jax.tree.leaves(found, is_leaf=lambda leaf: isinstance(leaf, jax.sharding.Sharding))
-
-
-def _flat(shardings: Any, infos: Any) -> list[Any]:
-    # A sharding that is `None` would vanish when flattened.
-    _, treedef = jax.tree.flatten(infos)
-    return treedef.flatten_up_to(shardings)
 
 
 _ALIAS = re.compile(r"\{[\d, ]*\}: \((\d+), \{[\d, ]*\}, [\w-]+\)")
@@ -157,7 +140,7 @@ def aliased_arguments(program: Program) -> set[int]:
         return set()
     numbers = [int(number) for number in _ALIAS.findall(_braces(header[start:]))]
     # XLA counts only what the program reads.
-    shardings = input_shardings(program)
+    shardings = program.input_shardings
     kept = [at for at, where in enumerate(shardings) if where is not None]
     return {kept[number] for number in numbers}
 

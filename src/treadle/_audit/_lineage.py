@@ -48,7 +48,7 @@ def equations_of(path: Path) -> list[Any]:
     return [stop.equation for stop in path]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(eq=False)
 class Use:
     """A key is consumed.
 
@@ -57,12 +57,23 @@ class Use:
         path: Where: the equation behind all that enclose it.
         signature: What is drawn: the primitive, its parameters.
         again: Whether it is under a transformation that computes something for the second time.
+        source: Where the key came from, another `Use`.
+        live: Whether anything is drawn from it, or from what comes of it.
     """
 
     kind: str
     path: Path
     signature: str
     again: bool
+    source: "Use | None" = None
+    live: bool = False
+
+    def draws(self) -> None:
+        """Notes that something is drawn from what comes of it."""
+        use: Use | None = self
+        while use is not None and not use.live:
+            use.live = True
+            use = use.source
 
     @property
     def equations(self) -> list[Any]:
@@ -213,7 +224,7 @@ class Lineage:
         ]
         args = [unknown(var.aval, fresh(False)) for var in jaxpr.invars]
         outs = self._run(jaxpr, consts, args, ())
-        self._going_out(jaxpr, args, outs)
+        self._going_out(jaxpr, outs)
 
     @staticmethod
     def _other_child(keys: Any, data: Any) -> Any:
@@ -264,25 +275,23 @@ class Lineage:
 
     def _plain(self, equation: Any, inputs: list[Value]) -> list[Value]:
         """A primitive that knows nothing of keys, and moves or computes."""
-        origin = next((value.origin for value in inputs if value.origin is not None), None)
+        source = _known_from(inputs)
         if len(equation.outvars) == 1 and is_followed(equation.outvars[0].aval):
             aval = equation.outvars[0].aval
             if inputs and inputs[0].ids is not None:
                 moved = _moved(equation, inputs[0].ids)
                 if moved is not None:
-                    return [Value(np.asarray(moved), origin=origin)]
+                    return [Value(np.asarray(moved)).like(source)]
             known = self._computed(equation, inputs)
             if known is not None:
-                return [known._replace(origin=origin)]
+                return [known.like(source)]
             text = salt(f"{equation.primitive.name} {_stable(equation.params)}")
             if all(v.ids is not None and v.ids.shape in (aval.shape, ()) for v in inputs):
                 ids = mixed(text, *(np.broadcast_to(v.ids, aval.shape) for v in inputs))
-                return [Value(np.asarray(ids).reshape(aval.shape), origin=origin)]
-            return [unknown(aval, mixed(text, *numbers(inputs)))._replace(origin=origin)]
+                return [Value(np.asarray(ids).reshape(aval.shape)).like(source)]
+            return [unknown(aval, mixed(text, *numbers(inputs))).like(source)]
         constant = all(value.constant for value in inputs)
-        return [
-            unknown(out.aval, fresh(constant))._replace(origin=origin) for out in equation.outvars
-        ]
+        return [unknown(out.aval, fresh(constant)).like(source) for out in equation.outvars]
 
     def _computed(self, equation: Any, inputs: list[Value]) -> Value | None:
         """Whole numbers, where those they are computed from are known."""
@@ -360,13 +369,13 @@ class Lineage:
         words = inputs[0]
         if words.ids is None:
             return [unknown(aval, mixed(salt("wrap"), words.number))]
-        return [Value(wrapped(words.ids, aval), origin=words.origin)]
+        return [Value(wrapped(words.ids, aval)).like(words)]
 
     def _random_unwrap(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
         keys = inputs[0].ids
         count = int(np.prod(key_words(equation.invars[0].aval)))
         words = _words(keys, count)
-        return [Value(words.reshape(equation.outvars[0].aval.shape), origin=inputs[0].origin)]
+        return [Value(words.reshape(equation.outvars[0].aval.shape)).like(inputs[0])]
 
     def _random_clone(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
         return [unknown(equation.outvars[0].aval, fresh(inputs[0].constant))]
@@ -374,21 +383,21 @@ class Lineage:
     def _random_split(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
         keys = inputs[0]
         shape = tuple(equation.params["shape"])
-        conflict = self._consume("split", equation, keys, path)
+        use, conflict = self._consume("split", equation, keys, path)
         count = int(np.prod(shape))
         at = of_integers(np.arange(count)).ids if count <= _MOST else np.arange(count) * 2 + 1
         ids = np.asarray(self._child(keys.ids[..., None], at)).reshape(keys.ids.shape + shape)
         self._hand_down(conflict, keys.ids, ids)
-        return [Value(ids, origin=keys.origin)]
+        return [Value(ids, origin=keys.origin, maker=use)]
 
     def _random_fold_in(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
         keys, data = inputs
-        conflict = self._consume("fold", equation, keys, path)
+        use, conflict = self._consume("fold", equation, keys, path)
         aval = equation.outvars[0].aval
         folded = data.ids if data.ids is not None else unknown(aval, data.number).ids
         ids = np.broadcast_to(np.asarray(child(keys.ids, folded)), aval.shape)
         self._hand_down(conflict, keys.ids, ids)
-        return [Value(ids, origin=keys.origin)]
+        return [Value(ids, origin=keys.origin, maker=use)]
 
     def _draw(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
         keys = inputs[0]
@@ -400,11 +409,13 @@ class Lineage:
         if conflict or self._told.intersection(keys.ravel()[:_MOST].tolist()):
             self._told.update(children.ravel()[: 4 * _MOST].tolist())
 
-    def _consume(self, kind: str, equation: Any, keys: Value, path: Path) -> bool:
-        """Notes that keys are consumed; whether they were before, in a way that matters."""
+    def _consume(self, kind: str, equation: Any, keys: Value, path: Path) -> tuple[Use, bool]:
+        """Notes that keys are consumed; tells whether they were before."""
         signature = f"{equation.primitive.name} {_stable(equation.params)}"
         again = any(_is_again(stop.equation) for stop in path)
-        use = Use(kind, path, signature, again)
+        use = Use(kind, path, signature, again, keys.maker)
+        if kind == "draw":
+            use.draws()
         if isinstance(keys.origin, Captured) and not keys.origin.path:
             keys.origin.path = path
         if kind == "draw" and all(stop.turn == 0 for stop in path) and not again:
@@ -426,7 +437,7 @@ class Lineage:
                 self._ledger[number] = (*earlier, use)
         if kind == "draw" and not again and keys.ids.size and bool(np.all(keys.ids & np.uint64(1))):
             self.constants.append(Constant(use, keys.origin))
-        return found
+        return use, found
 
     def _note(self, reuse: Reuse) -> None:
         seen = tuple(id(stop.equation) for stop in reuse.first.path) + (
@@ -436,9 +447,11 @@ class Lineage:
             self._seen.add(seen)
             self.reuses.append(reuse)
 
-    def _going_out(self, jaxpr: Any, args: list[Value], outs: list[Value]) -> None:
+    def _going_out(self, jaxpr: Any, outs: list[Value]) -> None:
         """Keys that were consumed and go out: the next call consumes them again."""
         for out, var in zip(outs, jaxpr.outvars, strict=True):
+            if out.maker is not None:
+                out.maker.draws()  # Somebody will.
             if out.ids is None or out.ids.size == 0:
                 continue
             if is_array_of_keys(var.aval):
@@ -472,7 +485,7 @@ class Lineage:
         given = [_fitted(value, var.aval) for value, var in zip(inputs, jaxpr.invars, strict=True)]
         outs = self._closed(closed, given, path)
         return [
-            value if _shape_of(value, out.aval) else unknown(out.aval, value.number)
+            value if _shape_of(value, out.aval) else unknown(out.aval, value.number).like(value)
             for value, out in zip(outs, equation.outvars, strict=True)
         ]
 
@@ -500,8 +513,9 @@ class Lineage:
         if all(case.ids is not None for case in cases):
             found = self._selected([Value(None, which.number), *cases], aval)
             if found is not None:
-                return found._replace(origin=cases[0].origin)
-        return unknown(aval, mixed(salt("cond"), which.number, *numbers(cases)))
+                return found.like(_known_from(cases))
+        other = unknown(aval, mixed(salt("cond"), which.number, *numbers(cases)))
+        return other.like(_known_from(cases))
 
     def _scan(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
         params = equation.params
@@ -529,9 +543,9 @@ class Lineage:
             rows = [outs[at] for _, outs in turns]
             aval = ends[at].aval
             if rows[0].ids is not None and all(np.array_equal(rows[0].ids, r.ids) for r in rows):
-                result.append(Value(np.broadcast_to(rows[0].ids, aval.shape)))
+                result.append(Value(np.broadcast_to(rows[0].ids, aval.shape)).like(rows[0]))
             else:
-                result.append(unknown(aval, fresh(constant)))
+                result.append(unknown(aval, fresh(constant)).like(rows[0]))
         return result
 
     def _handed_on(
@@ -542,7 +556,7 @@ class Lineage:
         same = given[at].ids is not None and np.array_equal(given[at].ids, outs[at].ids)
         if same or short:
             return outs[at]
-        return unknown(aval, fresh(constant))._replace(origin=outs[at].origin)
+        return unknown(aval, fresh(constant)).like(outs[at])
 
     def _while(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
         params = equation.params
@@ -646,6 +660,11 @@ def wrapped_words(words: Any) -> Any:
     return keys.reshape(words.shape[:-1])
 
 
+def _known_from(values: Sequence[Value]) -> Value | None:
+    """The first value of which it is known where it came from."""
+    return next((v for v in values if v.origin is not None or v.maker is not None), None)
+
+
 def _shape_of(value: Value, aval: Any) -> bool:
     return value.ids is None or value.ids.shape == aval.shape
 
@@ -653,15 +672,15 @@ def _shape_of(value: Value, aval: Any) -> bool:
 def _as(value: Value, aval: Any) -> Value:
     """The same value under another type."""
     if is_followed(aval) != (value.ids is not None) or not _shape_of(value, aval):
-        return unknown(aval, value.number)._replace(origin=value.origin)
+        return unknown(aval, value.number).like(value)
     return value
 
 
 def _row(value: Value, aval: Any, at: int) -> Value:
     """One element along the first axis."""
     if value.ids is not None and is_followed(aval):
-        return Value(value.ids[at], origin=value.origin)
-    return unknown(aval, mixed(value.number, of_integers(at).ids))
+        return Value(value.ids[at]).like(value)
+    return unknown(aval, mixed(value.number, of_integers(at).ids)).like(value)
 
 
 def _fitted(value: Value, aval: Any) -> Value:
@@ -669,10 +688,10 @@ def _fitted(value: Value, aval: Any) -> Value:
     if not is_followed(aval):
         return Value(None, value.number)
     if value.ids is None:
-        return unknown(aval, value.number)
+        return unknown(aval, value.number).like(value)
     if value.ids.shape == aval.shape:
         return value
     ids = value.ids
     while ids.ndim > len(aval.shape):
         ids = ids[0]
-    return Value(ids[tuple(slice(0, size) for size in aval.shape)], origin=value.origin)
+    return Value(ids[tuple(slice(0, size) for size in aval.shape)]).like(value)

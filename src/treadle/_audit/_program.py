@@ -152,6 +152,21 @@ class Program:
         return sorted(found, key=lambda leaf: leaf.index)
 
     @functools.cached_property
+    def input_shardings(self) -> list[Any]:
+        """Where each array that goes in lies; `None` for what the program does not read."""
+        # A sharding that is `None` would vanish when flattened.
+        _, treedef = jax.tree.flatten(self.executable.args_info)
+        return treedef.flatten_up_to(self.executable.input_shardings)
+
+    @functools.cached_property
+    def output_shardings(self) -> list[Any]:
+        """Where each array that comes out lies."""
+        return jax.tree.leaves(
+            self.executable.output_shardings,
+            is_leaf=lambda leaf: isinstance(leaf, jax.sharding.Sharding),
+        )
+
+    @functools.cached_property
     def trains(self) -> bool:
         """Whether it differentiates something."""
         return _differentiates(self.jaxpr.jaxpr)

@@ -59,10 +59,13 @@ def _all_frames(path: Sequence[Any]) -> list[Frame]:
 def sites_of(reuse: Reuse) -> Sites | None:
     """The two places; `None` where the reuse is no fault of the user's.
 
-    That is where a library consumes a key in two places of its own, where an optimizer evaluates
-    the loss again, and in branches of which only one counts.
+    That is where nothing is drawn from one of the two, where a library consumes a key in two places
+    of its own, where an optimizer evaluates the loss again, and in branches of which only one
+    counts.
     """
     first, second = reuse.first, reuse.second
+    if not first.live or (second is not None and not second.live):
+        return None
     of_first = _all_frames(first.path)
     if second is None:
         place = _last_user(of_first)

@@ -76,11 +76,19 @@ class Value(NamedTuple):
         of_all: The number of the whole, where `ids` is `None`.
         origin: Where a key came from: the path of the equation that made it; `None` for what came
             in.
+        maker: The `Use` of another key that it came of.
     """
 
     ids: Any
     of_all: Any = None
     origin: Any = None
+    maker: Any = None
+
+    def like(self, other: "Value | None") -> "Value":
+        """The same, come from where another value came from."""
+        if other is None:
+            return self
+        return self._replace(origin=other.origin, maker=other.maker)
 
     @property
     def number(self) -> Any:

@@ -425,3 +425,20 @@ def right_distributions_that_consume_a_key_inside():
         return w - 0.01 * x[rows].T @ (x[rows] @ w)
 
     return step, jnp.ones((4, 2)), batch()[0], jax.random.key(0)
+
+
+@case(_KEY)
+def right_a_second_call_that_draws_nothing():
+    @eqx.filter_jit
+    def step(model, opt_state, x, y, key):
+        keys = jax.random.split(key, x.shape[0])
+
+        def loss(model):
+            return cross_entropy(jax.vmap(model)(x, keys), y)
+
+        value, grads = eqx.filter_value_and_grad(loss)(model)
+        clean = jax.vmap(eqx.nn.inference_mode(model))(x, keys)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state)
+        return eqx.apply_updates(model, updates), opt_state, value, cross_entropy(clean, y)
+
+    return step, *net(), *batch(), jax.random.key(1)

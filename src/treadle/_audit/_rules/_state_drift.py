@@ -6,7 +6,6 @@ from typing import Any
 import jax
 
 from .._audited import Audited
-from .._figures import output_shardings
 from .._finding import Finding
 from .._program import Leaf, Program, Static
 from .._states import State
@@ -112,7 +111,7 @@ def _moved(program: Program, old: Leaf, new: Leaf) -> str | None:
     """Whether an array comes out on other devices, or cut otherwise."""
     if not isinstance(old.value, jax.Array):
         return None
-    places = output_shardings(program)
+    places = program.output_shardings
     if new.index >= len(places):
         return None
     was, now = old.value.sharding, places[new.index]

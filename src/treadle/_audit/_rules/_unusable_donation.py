@@ -6,7 +6,7 @@ import jax
 
 from ..._units import binary
 from .._audited import Audited
-from .._figures import aliased_arguments, input_shardings, output_shardings
+from .._figures import aliased_arguments
 from .._finding import Finding
 from .._program import Argument, Leaf, leaves_of
 from ._base import Rule
@@ -27,7 +27,7 @@ class UnusableDonation(Rule):
         if program.kind == "plain" or not any(leaf.donated for leaf in program.leaves):
             return
         aliased = aliased_arguments(program)
-        places = input_shardings(program)
+        places = program.input_shardings
         for argument in program.inputs:
             wasted = [
                 leaf
@@ -67,8 +67,8 @@ def _why(audited: Audited, leaf: Leaf) -> str:
         if (out.aval.shape, out.aval.dtype) == (leaf.aval.shape, leaf.aval.dtype)
     ]
     if fitting:
-        where = output_shardings(audited.program)
-        here = input_shardings(audited.program)[leaf.index]
+        where = audited.program.output_shardings
+        here = audited.program.input_shardings[leaf.index]
         if len(where) > max(out.index for out in fitting) and not any(
             _same(here, where[out.index], len(leaf.aval.shape)) for out in fitting
         ):
