@@ -483,7 +483,8 @@ class TrainState(NamedLeaves, Outlined, Stacked):
             return self._with_active().replace(**views)
         leaves = list(self.leaves)
         for name, value in views.items():
-            known = [view for view in _REPLACEABLE if self._has(view)]
+            # An optimizer always has a state, if maybe one without arrays.
+            known = [view for view in _REPLACEABLE if self._has(view) or view == "opt_state"]
             if name not in known:
                 raise ArgumentTypeError(
                     f"`replace` got {name!r}; this state has the views {', '.join(known)}."

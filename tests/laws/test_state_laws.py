@@ -48,16 +48,77 @@ def test_the_views_of_a_state_are_lenses(state, one, two):
         jnp.int32(two),
     )
 
-    def scaled(by):
-        return jax.tree.map(lambda x: x * by if _is_float(x) else x, state.model)
-
     check_lens(
         lambda state: state.model,
         lambda state, model: state.replace(model=model),
         state,
-        scaled(2),
-        scaled(-1),
+        scaled(2, state.model),
+        scaled(-1, state.model),
     )
+
+    check_lens(
+        lambda state: state.key,
+        lambda state, key: state.replace(key=key),
+        state,
+        jax.random.key(one),
+        jax.random.key(two),
+    )
+    average = state.ema_model
+    if average is not None:
+        check_lens(
+            lambda state: state.ema_model,
+            lambda state, average: state.replace(ema_model=average),
+            state,
+            scaled(2, average),
+            scaled(-1, average),
+        )
+
+
+@given(train_states())
+def test_a_view_is_what_stands_under_its_name(state):
+    flat = treadle.tree.to_dict(state)
+    for name in ("model", "opt_state"):
+        inside = treadle.tree.to_dict(getattr(state, name)).items()
+        view = {f"{name}/{path}": leaf for path, leaf in inside if isinstance(leaf, jax.Array)}
+        assert view.keys() == {path for path in flat if path.startswith(f"{name}/")}
+        assert all(flat[path] is leaf for path, leaf in view.items())
+    # Those of a layer's state have names of Equinox's.
+    of_layers = [leaf for path, leaf in flat.items() if path.startswith("model_state/")]
+    in_view = jax.tree.leaves(state.model_state)
+    assert list(map(id, in_view)) == list(map(id, of_layers))
+    assert state.step is flat["step"]
+    np.testing.assert_array_equal(jax.random.key_data(state.key), flat["key"])
+
+
+@given(train_states())
+def test_replacing_a_view_leaves_the_others_alone(state):
+    views = {
+        "model": scaled(-1, state.model),
+        "opt_state": scaled(-1, state.opt_state),
+        "key": jax.random.key(7),
+        "step": state.step - 1,
+    }
+    for name, value in views.items():
+        found = treadle.tree.diff(state.replace(**{name: value}), state)
+        assert {path.partition("/")[0] for path in found.paths} <= {name}
+
+
+@given(train_states())
+def test_copies_and_what_is_replaced_have_memory_of_their_own(state):
+    for leaf in jax.tree.leaves(state.copy()):
+        leaf.delete()
+    assert not state.is_consumed
+    model = scaled(2, state.model)
+    for leaf in jax.tree.leaves(state.replace(model=model).model):
+        if isinstance(leaf, jax.Array):
+            leaf.delete()
+    assert not state.is_consumed
+    arrays = [leaf for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.Array)]
+    assert not any(leaf.is_deleted() for leaf in arrays)
+
+
+def scaled(by, tree):
+    return jax.tree.map(lambda x: x * by if _is_float(x) else x, tree)
 
 
 def _is_float(leaf):
@@ -94,6 +155,10 @@ def test_sums_merge_in_any_grouping(arrays):
         return jax.tree.map(jnp.add, one, two)
 
     check_monoid(merge, totals, identity=nothing, commutative=True)
+    whole = nothing
+    for total in totals:
+        whole = merge(whole, total)
+    np.testing.assert_array_equal(figure(whole), np.sum(arrays, axis=0))
 
 
 @few

@@ -121,6 +121,18 @@ def test_a_cast_is_idempotent_and_touches_floats_alone(tree):
     check_structure(lambda tree: trees.shapes(to_bfloat16(tree)), trees.shapes(to_bfloat16(tree)))
 
 
+@given(everything)
+def test_what_is_shared_stays_shared(tree):
+    size, both = trees.count(tree), [tree, {"again": tree}]
+    assert trees.count(both) == size
+    assert trees.count(to_bfloat16(both)) == size
+    assert trees.count(trees.ema(both, both, 0.5)) == size
+    stacked = trees.stack([both, both])
+    assert trees.count(stacked) == 2 * size
+    if any(map(eqx.is_array, jax.tree.leaves(stacked))):
+        assert [trees.count(part) for part in trees.unstack(stacked)] == [size, size]
+
+
 @given(modules(special=True), st.data())
 def test_a_cast_of_some_leaves_leaves_the_others(tree, data):
     mask = trees.from_dict(
