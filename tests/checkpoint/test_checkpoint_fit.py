@@ -190,6 +190,24 @@ WAYS = {
         "like, rename={'**': 'm/**'}, strict=False)",
         {"m": {"a": X, "b": Y}, "step": 7},
     ),
+    "the nearer of two": (
+        {"avg": {"n": {"a": Y[:3], "b": X}}, "m": {"a": Y[:3] + 1, "b": X + 1}},
+        {"a": Y[:3] * 0, "b": X * 0},
+        "like, rename={'m/**': '**'}, strict=False)",
+        {"a": Y[:3] + 1, "b": X + 1},
+    ),
+    "all of it, though one inside would do": (
+        {"a": X, "m": {"a": X + 1}},
+        {"a": X * 0},
+        "like, strict=False)",
+        {"a": X},
+    ),
+    "names, but not all of them": (
+        {"weight": X, "b": Y},
+        {"weights": X * 0, "b": Y * 0, "zzz": Y},
+        "like, strict=False)",
+        {"weights": X * 0, "b": Y, "zzz": Y},
+    ),
     "quotes in names": (
         {"it's": {"a": X}},
         {"a": X * 0},
@@ -208,6 +226,30 @@ def test_the_way_out_that_is_named_is_one(tmp_path, what):
     if loads is None:
         loads = jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), saved, like)
     assert_same(loaded, loads)
+
+
+def test_what_loads_all_of_it_is_told_apart_from_what_loads_a_part(tmp_path):
+    save(tmp_path / "t", {"m": {"a": X, "b": Y}, "step": 3})
+    under = "nothing is cast or reshaped. `like` is what the checkpoint has under 'm': `"
+    assert under in refusal(tmp_path / "t", {"a": X, "b": Y})
+    assert under in refusal(tmp_path / "t", {"a": OTHER_X, "b": Y})
+    assert "To load 1 of 2 leaves and keep" in refusal(tmp_path / "t", {"a": X, "b": Y[:1]})
+
+
+def test_a_leaf_that_was_renamed_already_is_renamed_anew(tmp_path):
+    save(tmp_path / "t", {"w": X})
+    call, loaded = way_out(tmp_path / "t", {"bias_2": X * 0}, rename={"w": "bias"})
+    assert call == "like, rename={'w': 'bias_2'})"
+    assert_same(loaded, {"bias_2": X})
+
+
+def test_of_a_part_static_fields_do_not_matter(tmp_path):
+    save(tmp_path / "t", {"m": Sized(np.ones(2), 3)})
+    like = {"m": Sized(np.zeros(2), 4)}
+    for options in ({"only": ["m/weight"]}, {"rename": {"**": "**"}}):
+        loaded = load(tmp_path / "t", like, **options)
+        assert loaded["m"].weight.tolist() == [1, 1]
+        assert loaded["m"].size == 4
 
 
 def test_what_was_asked_for_is_part_of_the_way_out(tmp_path):

@@ -95,7 +95,8 @@ def load(
     """Loads a tree that `save` wrote.
 
     Every byte is checked against its digest before it is used. Nothing is unpickled, and nothing
-    outside of the folder is read, whatever the manifest says.
+    outside of the folder is read, whatever the manifest says. Static fields that are plain values
+    (numbers, words) must be those that were saved, unless `rename` or `only` is given.
 
     Args:
         path: The folder.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ._storage import Spec, quoted
 
@@ -87,8 +87,8 @@ def nearest(path: str, candidates: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(path, candidates, n=count)
 
 
-def _nearest(path: str, candidates: Iterable[str]) -> str | None:
-    return next(iter(nearest(path, candidates, 1)), None)
+def _nearest(path: str, candidates: Collection[str]) -> str | None:
+    return next(iter(nearest(path, candidates, 1)), None) if candidates else None
 
 
 def _which(near: str | None) -> str:

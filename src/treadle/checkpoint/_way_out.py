@@ -20,7 +20,7 @@ def way_out(fitting: Fitting, options: Options, refused: Fit) -> str:
     whole = len(refused.found.fitting) == len(refused.wanted)
     for way, said in () if whole else _ways(options, refused):
         fit = _tried(fitting, way)
-        if fit is not None and not fit.without and len(fit.found.fitting) == len(fit.wanted):
+        if fit is not None and len(fit.found.fitting) == len(fit.wanted):
             return f"{said}: `{_call(fitting, way)}`."
     # Of what loads a part, or leaves a part of the checkpoint out, the one that loads most.
     best, most, without = None, 0, []
@@ -43,7 +43,7 @@ def way_out(fitting: Fitting, options: Options, refused: Fit) -> str:
 def _tried(fitting: Fitting, options: Options) -> Fit | None:
     try:
         fit = fitting.lay(options, hints=False)
-    except (TreeError, ArgumentValueError):  # Two leaves would get one name.
+    except (TreeError, ArgumentValueError):  # Two leaves of one name; or signs in names.
         return None
     return None if options.strict and fit.found.lines else fit
 
@@ -90,10 +90,9 @@ def _prefixes(whole: Iterable[str], part: Iterable[str]) -> list[str]:
     counts = collections.Counter(
         path.removesuffix(end) for path in whole for end in ends if path.endswith(end)
     )
-    prefixes = [prefix for prefix in counts if not _WILD.search(prefix)]
     # The model of a state before its average and the moments, which have the same names.
-    prefixes.sort(key=lambda prefix: (-counts[prefix], prefix.count("/"), len(prefix)))
-    return prefixes[:_PREFIXES]
+    order = sorted(counts, key=lambda prefix: (-counts[prefix], prefix.count("/")))
+    return order[:_PREFIXES]
 
 
 def _call(fitting: Fitting, options: Options) -> str:
