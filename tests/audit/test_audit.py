@@ -387,3 +387,30 @@ def test_nested_messages():
     assert messages["key-reuse"] == (
         f"key consumed at test_audit.py:{line} (normal) and again at test_audit.py:{line} (dropout)"
     )
+
+
+def test_what_differs_between_two_traces_is_told():
+    count = iter(range(10))
+
+    @jax.jit
+    def step(x):
+        for _ in range(next(count)):
+            x = jnp.sin(x)
+        return x * 2
+
+    report = treadle.audit(step, 1.0)
+    (finding,) = report.errors
+    assert finding.rule == "impure-trace"
+    assert "`mul` has become `sin`" in finding.message or "`sin` has become" in finding.message
+    assert {tick.name: tick.ticked for tick in report.checklist}["pure"] is False
+
+
+def test_callbacks_are_counted_once_a_line():
+    @jax.jit
+    def step(x):
+        for _ in range(3):
+            jax.debug.print("{}", x)
+        return x
+
+    (finding,) = treadle.audit(step, 1.0).warnings
+    assert finding.message.startswith("`jax.debug.print` inside of the program")
