@@ -1,6 +1,7 @@
 """What can be measured; each file has `measure`, `tables` and `goals`."""
 
 from . import (
+    audit,
     checkpoint,
     corruption,
     dispatch,
@@ -29,5 +30,6 @@ MEASURES = {
     "tree": tree,
     "strategies": strategies,
     "mutants": mutants,
+    "audit": audit,
     "corruption": corruption,
 }
