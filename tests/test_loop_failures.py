@@ -406,3 +406,115 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, monkeypatch, s
     newest = tmp_path / "checkpoints" / "step_00000011"
     newest.rename(tmp_path / "newest")
     assert_continues(tmp_path, straight)
+
+
+class _Once:
+    """An evaluation that fails the first time at a step."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def __call__(self, state):
+        if int(state.step) == self.at:
+            self.at = None
+            raise BrokenError
+        return evaluation(state)
+
+
+def test_a_last_evaluation_that_failed_is_made_again(tmp_path, straight):
+    with pytest.raises(BrokenError):
+        fit(tmp_path, eval=_Once(12))
+    assert_continues(tmp_path, straight)
+    # It is over now, and nothing is made a third time.
+    fit(tmp_path, eval=None, eval_every=None)
+    _, history = fit(tmp_path, eval=_Once(12))
+    assert history.eval_steps == straight[1].eval_steps
+    assert rows(tmp_path) == straight[2]
+
+
+def test_an_evaluation_that_was_written_down_but_not_saved_is_there_once(tmp_path, straight):
+    with pytest.raises(BrokenError):
+        fit(tmp_path, eval=_Once(4))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "eval/norm": 0.0}\n')
+    assert_continues(tmp_path, straight)
+
+
+class _Count(treadle.Callback):
+    seen = 0
+
+    def on_step(self, ctx):
+        self.seen += 1
+
+    def get_state(self):
+        return self.seen
+
+    def set_state(self, state):
+        self.seen = state
+
+
+def test_a_second_place_has_what_all_callbacks_made_of_the_step(tmp_path):
+    second = treadle.Checkpointer(tmp_path / "second")
+    saving = treadle.callbacks.Checkpointing(second, every=6)
+    fit(tmp_path / "run", callbacks=[saving, _Count()])
+    assert second.metadata(6)["callbacks"] == {"_Count": 6}
+
+
+def test_what_another_training_left_in_a_second_place_is_not_taken_for_this_one(tmp_path):
+    second = treadle.Checkpointer(tmp_path / "second")
+    second.save(12, {"of": 1})
+    fit(tmp_path / "run", callbacks=[treadle.callbacks.Checkpointing(second)])
+    with treadle.checkpoint.open(tmp_path / "second" / "step_00000012") as saved:
+        assert "of" not in saved
+
+
+@pytest.mark.parametrize("name", ["data", "callbacks", "untold"])
+def test_metadata_of_a_checkpoint_by_hand_is_the_users_own(tmp_path, name):
+    state = STEP.init(MODEL, key=jax.random.key(0))
+    with treadle.Checkpointer(tmp_path / "checkpoints") as checkpointer:
+        checkpointer.save(0, state, metadata={name: 3})
+    state, _ = fit(tmp_path, num_steps=1)
+    assert int(state.step) == 1
+
+
+def test_a_process_that_goes_elsewhere_writes_where_it_was_told(tmp_path, monkeypatch, straight):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    class Leave(treadle.Callback):
+        def on_start(self, ctx):
+            os.chdir("elsewhere")
+
+    fit("run", callbacks=[Leave()])
+    assert rows(tmp_path / "run") == straight[2]
+    assert steps_saved(tmp_path / "run") == [12]
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+class _Unplaced:
+    """Data that cannot tell where it is after one of its batches."""
+
+    def __init__(self):
+        self.given = 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.given += 1
+        return jax.tree.map(lambda x: x[:8], EXAMPLES)
+
+    def get_state(self):
+        if self.given == 3:
+            raise BrokenError
+        return self.given
+
+    def set_state(self, state):
+        self.given = state
+
+
+def test_a_batch_without_a_place_was_not_consumed(tmp_path):
+    with pytest.raises(BrokenError):
+        fit(tmp_path, _Unplaced(), steps_per_call=2, checkpoint_every=1)
+    metadata = treadle.Checkpointer(tmp_path / "checkpoints").metadata()
+    assert metadata["data"]["consumed"] == 2

@@ -110,9 +110,10 @@ class Feed:
             if batch is _END:
                 self._ended = True
                 return None, 0
-            self.consumed += 1
             if self._ahead and self._positioned:
                 self._position = encode_position(self._iterator.get_state())  # type: ignore[attr-defined]
+            # After what may fail: no step is made of the batch then, and nobody gives it back.
+            self.consumed += 1
             return batch, 1
         self._hold(count)
         if not self._held:

@@ -32,7 +32,7 @@ from ._collector import FrozenGarbage
 from ._failure import Untold, is_finite, is_worth_saving
 from ._feed import Feed, leading_size
 from ._history import History
-from ._resume import notice
+from ._resume import is_over, notice
 from ._resume import resume as go_on
 from ._run_folder import RunFolder
 from ._signals import Interrupts
@@ -144,7 +144,7 @@ def fit(
         if place is not None and rows is not None:
             if checkpointer is None:
                 stack.push(_closing(place))
-            if (place.latest_step() or 0) < num_steps:
+            if not is_over(place, num_steps, evaluates=eval is not None):
                 stack.enter_context(place._exclusively())
             where = place.directory if folder is None else folder.path
             go_on(
@@ -156,7 +156,7 @@ def fit(
                 skip_data=skip_data,
                 progress=progress,
             )
-        if loop.count >= num_steps:
+        if loop.count >= num_steps and not loop.to_be_told:
             notice(f"already at step {loop.count} of {num_steps}: nothing left to do", progress)
             return loop.state, history
         if folder is not None:
@@ -168,10 +168,17 @@ def fit(
     return trained, history
 
 
+def _names(callbacks: Sequence[Callback]) -> list[str] | None:
+    """Who has not heard of an evaluation; who only saves it is told anyway."""
+    return [each.name for each in callbacks if not isinstance(each, Checkpointing)] or None
+
+
 def _closing(checkpointer: Checkpointer) -> Callable[..., None]:
     """Closes it at the end, whatever that is; an error that is under way is told, not another."""
 
     def close(kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is not None and not isinstance(error, Exception):
+            return  # At once, as the second Ctrl-C is to end; Python waits for a save at its end.
         try:
             checkpointer.close()
         except CheckpointError:
@@ -198,7 +205,8 @@ def _watchers(
     if rows is not None:
         watchers.append(Log(rows, interval))
     require_callbacks(callbacks)
-    watchers += callbacks
+    # Those that save behind the others, whose states they save.
+    watchers += sorted(callbacks, key=lambda callback: isinstance(callback, Checkpointing))
     if place is not None:
         # Last, so that its checkpoints hold what the others made of the same evaluation.
         tenth = min(1_000, max(1, math.ceil(num_steps / 10)))
@@ -265,7 +273,7 @@ class _Loop:
             try:
                 for callback in self.callbacks:
                     callback.on_start(self._context()._lend(1))
-                if self.to_be_told is not None and self.evaluation is not None:
+                if self.to_be_told:
                     self._evaluate(self.to_be_told)
                 while self.count < self.num_steps and self._stop is None:
                     programs = self.step.compilations
@@ -353,7 +361,7 @@ class _Loop:
         names = {callback.name for callback in untold if not isinstance(callback, ours)}
         self._untold.step = sorted(names)
         if self._eval_due():
-            self._untold.eval = [callback.name for callback in self.callbacks]
+            self._untold.eval = _names(self.callbacks)
 
     def _dispatch(self, batch: Batch, size: int) -> tuple[TrainState, dict[str, Any]]:
         args = self.args(self.count) if is_function(self.args) else self.args
@@ -411,8 +419,12 @@ class _Loop:
 
     def _evaluate(self, told: Collection[str] | None = None) -> None:
         """Evaluates, and tells the callbacks (of these names)."""
-        callbacks = [each for each in self.callbacks if told is None or each.name in told]
-        self._untold.eval = [callback.name for callback in callbacks]
+        callbacks = [
+            each
+            for each in self.callbacks
+            if told is None or each.name in told or isinstance(each, Checkpointing)
+        ]
+        self._untold.eval = _names(callbacks)
         start = time.perf_counter()
         if isinstance(self.evaluation, tuple):
             self._figures = evaluate(self.evaluation[0], self.state, self.evaluation[1])
@@ -424,11 +436,11 @@ class _Loop:
         self.seconds["eval"] += time.perf_counter() - start
         for at, callback in enumerate(callbacks):
             # Whoever saves in between has heard of it, and so have those before.
-            self._untold.eval = [callback.name for callback in callbacks[at + 1 :]] or None
+            self._untold.eval = _names(callbacks[at + 1 :])
             try:
                 callback.on_eval(self._context()._lend(1))
             except Exception:
-                self._untold.eval = [callback.name for callback in callbacks[at:]]
+                self._untold.eval = _names(callbacks[at:])
                 raise
         self._untold.eval = None
 

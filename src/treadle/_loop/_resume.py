@@ -10,6 +10,28 @@ from ..track import JSONL
 _log = logging.getLogger("treadle")
 
 
+def is_over(checkpointer: Checkpointer, num_steps: int, *, evaluates: bool) -> bool:
+    """Whether a training has nothing left to do.
+
+    Args:
+        checkpointer: Has the checkpoints.
+        num_steps: Where it ends.
+        evaluates: Whether an evaluation that an error cut off is to be made again.
+    """
+    newest = checkpointer.latest_step() or 0
+    if newest != num_steps or not evaluates:
+        return newest >= num_steps
+    return newest == 0 or not _kept(checkpointer.metadata(newest), "untold").get("eval")
+
+
+def _kept(metadata: dict[str, Any], name: str) -> dict[str, Any]:
+    """What `fit` keeps in a checkpoint; nothing, in one that was saved by hand."""
+    kept = metadata.get(name)
+    # Without the others, it is something else that the user calls so.
+    ours = metadata.keys() >= {"data", "callbacks", "untold"}
+    return kept if ours and isinstance(kept, dict) else {}
+
+
 def resume(
     loop: Any,
     checkpointer: Checkpointer,
@@ -53,17 +75,22 @@ def resume(
     if not continued:
         loop.state = _restored(checkpointer, loop.state, newest)
         loop.count = newest
-    # A checkpoint may also have been saved by hand, without any of this.
-    loop.restore_callbacks(metadata.get("callbacks", {}))
+    loop.restore_callbacks(_kept(metadata, "callbacks"))
+    untold = _kept(metadata, "untold")
+    if loop.evaluation is not None and newest <= loop.num_steps:
+        loop.to_be_told = untold.get("eval")
+    if "Log" in (loop.to_be_told or ()):
+        # An earlier call may have made it and written it down, but not saved again before its end.
+        rows.drop_evaluation(newest)
     skipped = 0
-    if newest < loop.num_steps:
-        place = metadata.get("data", {"consumed": newest, "position": None})
+    if newest < loop.num_steps or loop.to_be_told:
+        place = _kept(metadata, "data") or {"consumed": newest, "position": None}
         skipped = loop.feed.restore(place, skip=skip_data, continued=continued)
     for row in rows.rows():
         if row["step"] <= newest:
             values = {name: value for name, value in row.items() if name != "step"}
             loop.history.log(row["step"], values)
-    _resume_telling(loop, metadata.get("untold", {}), newest)
+    _warn_of_untold(untold, newest)
     notice(f"continuing {str(where)!r} from step {newest}", progress)
     if skipped:
         notice(f"skipped the {skipped} batches that were consumed before", progress)
@@ -82,9 +109,8 @@ def _restored(checkpointer: Checkpointer, like: Any, newest: int) -> Any:
         ) from error
 
 
-def _resume_telling(loop: Any, untold: dict[str, Any], step: int) -> None:
+def _warn_of_untold(untold: dict[str, Any], step: int) -> None:
     """What an error kept from being told, when the checkpoint was written because of it."""
-    loop.to_be_told = untold.get("eval")
     if untold.get("step"):
         _log.warning(
             "The training had ended with an error after step %d, and these callbacks never heard "

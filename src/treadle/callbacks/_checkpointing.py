@@ -29,7 +29,8 @@ class Checkpointing(Callback):
 
     def on_start(self, ctx: Context) -> None:
         """What is saved already is not saved again."""
-        self._saved = self.checkpointer.latest_step()
+        # A step further on is of another training, or of this one before it was cut off.
+        self._saved = ctx.step if self.checkpointer.latest_step() == ctx.step else None
 
     def on_step(self, ctx: Context) -> None:
         """Saves, unless an evaluation follows, whose figures belong to the checkpoint."""
@@ -37,8 +38,8 @@ class Checkpointing(Callback):
             self._save(ctx)
 
     def on_eval(self, ctx: Context) -> None:
-        """Saves with the figures of the evaluation."""
-        if self._due(ctx):
+        """Saves with the figures of the evaluation; again, if it was saved without them."""
+        if self._due(ctx) or ctx.step == self._saved:
             self._save(ctx)
 
     def on_end(self, ctx: Context) -> None:

@@ -7,6 +7,7 @@ import os
 import pathlib
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any
 
 from jaxtyping import PyTree
@@ -77,7 +78,8 @@ class Checkpointer:
         keep_every: Door[int | None] = None,
         asynchronous: bool = True,
     ):
-        self.directory = pathlib.Path(directory)
+        # The process may go elsewhere while checkpoints are written.
+        self.directory = pathlib.Path(directory).absolute()
         self.asynchronous = asynchronous
         self._retention = retention(keep_last, keep_best, keep_every)
         self._metrics: dict[int, Mapping[str, float]] = {}
@@ -98,8 +100,19 @@ class Checkpointer:
     def __enter__(self) -> "Checkpointer":
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            # What went wrong first is what is raised.
+            error.add_note(f"Besides: {failure}")
 
     def save(
         self,

@@ -25,7 +25,8 @@ class JSONL(Tracker):
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = pathlib.Path(path)
+        # The process may go elsewhere before the first row is written.
+        self.path = pathlib.Path(path).absolute()
         self._file: TextIO | None = None
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
@@ -48,6 +49,14 @@ class JSONL(Tracker):
             return
         kept = [row for row in read_jsonl(self.path) if row["step"] <= step]
         replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def drop_evaluation(self, step: int) -> None:
+        """Drops the evaluation behind a step, which is going to be made again."""
+        rows = self.rows()
+        kept = [row for row in rows if row["step"] != step or not _is_evaluation(row)]
+        if len(kept) < len(rows):
+            self.close()
+            replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def flush(self) -> None:
         """Returns when everything is on the disk: a checkpoint comes after the rows before it."""
@@ -83,6 +92,10 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
                 f"by hand, or move the file away; the checkpoints do not depend on it."
             ) from error
     return rows
+
+
+def _is_evaluation(row: Mapping[str, Any]) -> bool:
+    return all(name.startswith("eval/") for name in row if name != "step")
 
 
 def _plain(value: Any) -> Any:
