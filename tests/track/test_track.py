@@ -1,6 +1,7 @@
 """JSONL and CSV: the same rows back, also behind a writer that died."""
 
 import json
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +59,44 @@ def test_csv_gains_columns(tmp_path):
     text = "step,loss,counts/0,counts/1,eval/accuracy\n1,0.5,0,1,\n2,,,,1.0\n3,0.25,,,\n"
     assert [row["loss"] for row in tracker.rows()] == ["0.5", "", "0.25"]
     assert (tmp_path / "rows.csv").read_text() == text
+
+
+@pytest.mark.parametrize("kind", [JSONL, CSV])
+def test_what_a_killed_process_left_is_written_over(tmp_path, kind, monkeypatch):
+    def killed(one, other):
+        raise KeyboardInterrupt
+
+    tracker = kind(tmp_path / "rows")
+    tracker.log(1, {"loss": 0.5})
+    tracker.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        # As another process would have it.
+        patch.setattr(os, "getpid", lambda: 1)
+        with pytest.raises(KeyboardInterrupt):
+            tracker.resume(1)
+    assert len(list(tmp_path.iterdir())) == 2
+    kind(tmp_path / "rows").resume(1)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+    assert len(tracker.rows()) == 1
+    tracker.close()
+
+
+@pytest.mark.parametrize("kind", [JSONL, CSV])
+def test_what_is_flushed_is_on_the_disk(tmp_path, kind, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def fsync(descriptor):
+        synced.append(os.fstat(descriptor).st_size)
+        sync(descriptor)
+
+    tracker = kind(tmp_path / "rows")
+    monkeypatch.setattr(os, "fsync", fsync)
+    for step in (1, 2):
+        tracker.log(step, {"loss": 0.5})
+        tracker.flush()
+        assert synced[-1] == (tmp_path / "rows").stat().st_size
+    tracker.close()
 
 
 def test_trackers_are_an_interface():

@@ -15,6 +15,7 @@ import jax
 from .._errors import ArgumentValueError
 from ..checkpoint import Checkpointer
 from ..track import JSONL
+from ..track._files import replace_text
 
 _log = logging.getLogger("treadle")
 
@@ -32,7 +33,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str], checkpointer: Checkpointer | None = None):
-        self.path = pathlib.Path(path)
+        self.path = pathlib.Path(path).absolute()
         if self.path.exists() and not self.path.is_dir():
             raise ArgumentValueError(
                 f"`run` (={str(path)!r}) is a file: give a folder, which is made when needed."
@@ -46,9 +47,7 @@ class RunFolder:
         file = self.path / "environment.json"
         starts = _earlier_starts(file)
         starts.append({"step": step, **_environment()})
-        aside = file.with_suffix(f".{os.getpid()}.tmp")
-        aside.write_text(json.dumps({"starts": starts}, indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, file)
+        replace_text(file, json.dumps({"starts": starts}, indent=2) + "\n")
 
 
 def _earlier_starts(file: pathlib.Path) -> list[Any]:

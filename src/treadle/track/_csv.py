@@ -52,7 +52,7 @@ class CSV(Tracker):
         replace_text(self.path, _table(self._columns, kept, header=True))
 
     def flush(self) -> None:
-        """Writes what has come."""
+        """Returns when what has come is on the disk."""
         if not self._unwritten:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +70,8 @@ class CSV(Tracker):
             return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             file.write(_table(self._columns, rows, header=False))
+            file.flush()
+            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Writes what has come."""

@@ -6,7 +6,8 @@ import pathlib
 
 def replace_text(path: pathlib.Path, text: str) -> None:
     """Writes `text` to `path` so that a reader finds the old file or the new one, whole."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # The same name each time: what a killed process left there is written over by the next.
+    aside = path.with_name(f"{path.name}.tmp")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
