@@ -1,6 +1,8 @@
 """At most one save at a time, beside the training."""
 
+import functools
 import logging
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +19,8 @@ class Background:
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
+        self._done: threading.Event | None = None
+        self._process = os.getpid()
         self._error: BaseException | None = None
         self._name = ""
 
@@ -29,18 +32,35 @@ class Background:
             job: What to do.
         """
         self.wait()
-        self._name = name
-        thread = threading.Thread(target=self._run, args=(job,), name="treadle-checkpoint")
-        thread.start()
-        self._thread = thread
+        self._name, self._process = name, os.getpid()
+        done, taken = threading.Event(), threading.Lock()
+        run = functools.partial(self._run, job, done, taken)
+        thread = threading.Thread(target=run, name="treadle-checkpoint")
+        self._done = done
+        try:
+            thread.start()
+        except BaseException:
+            # After Ctrl-C it may be at work nevertheless; if it is not, it never will be.
+            if taken.acquire(blocking=False):
+                self._done = None
+            raise
 
-    def _run(self, job: Callable[[], Any]) -> None:
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no job, also none that ended and was not waited for."""
+        return self._done is None
+
+    def _run(self, job: Callable[[], Any], done: threading.Event, taken: threading.Lock) -> None:
+        if not taken.acquire(blocking=False):
+            return
         try:
             job()
         except BaseException as error:
             # For who waits; and at once for who reads the log, since perhaps nobody ever waits.
             self._error = error
             _log.error("%s failed: %s", self._name, error)
+        finally:
+            done.set()
 
     def wait(self) -> None:
         """Returns when nothing is under way.
@@ -48,9 +68,12 @@ class Background:
         Raises:
             CheckpointError: If what was under way failed, with the cause.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        done = self._done
+        # In a child of `fork` there is no such thread. And not `join`: after a Ctrl-C in the middle
+        # of it, Python (3.11) takes the thread for one that has ended.
+        if done is not None and self._process == os.getpid():
+            done.wait()
+        self._done = None
         error, self._error = self._error, None
         if error is not None:
             kind = type(error) if isinstance(error, CheckpointError) else CheckpointError

@@ -154,20 +154,24 @@ class Checkpointer:
             claimed = self._claimed()
         claimed.require_directory()
         check_target(path, overwrite)
-        claimed.begin_save()
+        saving = object()
         try:
+            claimed.begin_save(saving)
             if self.asynchronous:
                 prepared.hold()
                 name = f"The save of step {step} to {str(self.directory)!r}"
-                job = functools.partial(self._write, step, prepared, overwrite, claimed)
+                job = functools.partial(self._write, step, prepared, overwrite, claimed, saving)
                 self._background.start(name, job)
                 return
         except BaseException:
-            claimed.end_save()
+            if self._background.is_idle:  # Else it is under way, though we were interrupted.
+                claimed.end_save(saving)
             raise
-        self._write(step, prepared, overwrite, claimed)
+        self._write(step, prepared, overwrite, claimed, saving)
 
-    def _write(self, step: int, prepared: Prepared, overwrite: bool, claimed: Claim) -> None:
+    def _write(
+        self, step: int, prepared: Prepared, overwrite: bool, claimed: Claim, saving: object
+    ) -> None:
         try:
             # Or it would be made again, and be nobody's.
             claimed.require_directory()
@@ -179,7 +183,7 @@ class Checkpointer:
             self._metrics.pop(step, None)
             self._remove_superseded(step)
         finally:
-            claimed.end_save()
+            claimed.end_save(saving)
 
     def _claimed(self) -> Claim:
         if self._claim is None or not self._claim.is_of(self._owner):

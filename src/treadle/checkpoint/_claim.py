@@ -43,7 +43,7 @@ class Claim:
         self._lock = lock
         self._owner: Any = owner
         self._trainings = 0
-        self._saves = 0
+        self._saves: set[Any] = set()
         self._idle = threading.Condition()
 
     def is_of(self, owner: Any) -> bool:
@@ -62,34 +62,42 @@ class Claim:
         """
         if self.is_of(owner):
             return True
-        if self._trainings:
-            raise CheckpointError(
-                f"`directory` (={str(self.directory)!r}) is being written by a training in this "
-                "process: wait until that has ended, or choose another directory."
-            )
+        self._require_no_training()
         if self._saves:
             return False
         self._owner = owner
         return True
 
+    def _require_no_training(self) -> None:
+        if self._trainings:
+            raise CheckpointError(
+                f"`directory` (={str(self.directory)!r}) is being written by a training in this "
+                "process: wait until that has ended, or choose another directory."
+            )
+
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
-        """As long as it is entered, nobody else of this process may have it."""
+        """As long as it is entered, nobody else of this process may have it.
+
+        Raises:
+            CheckpointError: If a training is at work there, with the same `Checkpointer`.
+        """
+        self._require_no_training()
         self._trainings += 1
         try:
             yield
         finally:
             self._trainings -= 1
 
-    def begin_save(self) -> None:
-        """A save is under way, until `end_save`."""
+    def begin_save(self, saving: Any) -> None:
+        """A save is under way, until `end_save`; `saving` is any object that is no other's."""
         with self._idle:
-            self._saves += 1
+            self._saves.add(saving)
 
-    def end_save(self) -> None:
-        """It is over."""
+    def end_save(self, saving: Any) -> None:
+        """It is over; or was never begun, which may not be known after a Ctrl-C."""
         with self._idle:
-            self._saves -= 1
+            self._saves.discard(saving)
             self._idle.notify_all()
 
     def settle(self) -> None:

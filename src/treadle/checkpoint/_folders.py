@@ -73,8 +73,10 @@ class Aside:
     def release(self) -> None:
         """Removes what is left there."""
         # What cannot be removed now is removed by the next `clean`.
-        shutil.rmtree(self.path, ignore_errors=True)
-        self.forget()
+        try:
+            shutil.rmtree(self.path, ignore_errors=True)
+        finally:  # After a Ctrl-C too, or nobody could remove it as long as we live.
+            self.forget()
 
     def forget(self) -> None:
         """Leaves what is there to whoever finds it."""

@@ -20,8 +20,14 @@ def checked_metadata(metadata: Any) -> dict[str, Any]:
             f"`metadata` (={metadata!r}) must be a dictionary, not of type "
             f"{type(metadata).__name__}."
         )
-    _check(metadata, "")
-    return json.loads(json.dumps(metadata))
+    try:
+        _check(metadata, "")
+        return json.loads(json.dumps(metadata))
+    except (RecursionError, ValueError) as error:  # Python writes no longer integers in decimal.
+        raise ArgumentTypeError(
+            f"`metadata` cannot be written as JSON: {error}. Write long integers as `hex(n)`, and "
+            "lists and dictionaries that are not within themselves, nor hundreds of levels deep."
+        ) from error
 
 
 def _check(value: Any, where: str) -> None:
@@ -54,6 +60,11 @@ def checked_metrics(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     for name, value in (metrics or {}).items():
         try:
             out[str(name)] = float(value)
+        except OverflowError as error:
+            raise ArgumentTypeError(
+                f"`metrics[{name!r}]` is an integer too large for a float, and checkpoints are "
+                "compared by those: leave it out."
+            ) from error
         except (TypeError, ValueError) as error:
             raise ArgumentTypeError(
                 f"`metrics[{name!r}]` (={value!r}) of type {type(value).__name__} is not a number, "
