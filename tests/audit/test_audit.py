@@ -363,8 +363,10 @@ def test_libraries_are_told_from_users():
     assert library_of(__file__) is None
 
 
-def test_rules_are_imported_by_the_first_audit():
-    code = "import sys, treadle; print([name for name in sys.modules if '_rules._key' in name])"
+def test_what_looks_at_programs_is_imported_by_the_first_audit():
+    code = (
+        "import sys, treadle; print([n for n in sys.modules if '_rules' in n or '_lineage' in n])"
+    )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
 

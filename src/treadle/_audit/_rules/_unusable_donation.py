@@ -6,8 +6,8 @@ import jax
 
 from ..._units import binary
 from .._audited import Audited
-from .._figures import aliased_arguments
 from .._finding import Finding
+from .._measure import aliased_arguments
 from .._program import Argument, Leaf, leaves_of
 from ._base import Rule
 
