@@ -8,6 +8,7 @@ from . import (
     ensemble,
     gc,
     keys,
+    kills,
     loop,
     memory,
     mutants,
@@ -32,4 +33,5 @@ MEASURES = {
     "mutants": mutants,
     "audit": audit,
     "corruption": corruption,
+    "kills": kills,
 }

@@ -1,0 +1,1 @@
+"""A training that is killed, again and again, and what must be the same in the end."""
