@@ -4,17 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import treadle
-from treadle.testing import assert_audited, batches_like
+from treadle.testing import assert_audited
 
 from ._subject import Subject
 
-_BATCHES = batches_like(np.zeros((2, 3), np.float32))
+# Nothing runs, so that only the sizes matter; and each is compiled.
+_BATCHES = st.sampled_from([np.zeros((size, 3), np.float32) for size in (1, 2, 5)])
 Step = Callable[..., Any]
 
 _OPTIMIZER = optax.adam(0.1)
