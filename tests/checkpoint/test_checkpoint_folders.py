@@ -234,7 +234,9 @@ def test_everything_is_synced_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", seen)
     monkeypatch.setattr(os, "rename", renamed)
     save(tmp_path / "in" / "t", 1)
-    leaves, manifest, folder, rename, parent = events
+    # The name of the folder around it, which is new, too.
+    above, leaves, manifest, folder, rename, parent = events
+    assert above == tmp_path.name
     assert (leaves, manifest) == ("leaves-00000.eqx", "manifest.json")
     assert folder.startswith(".t.new-")
     assert (rename, parent) == ("rename", "in")

@@ -1,6 +1,8 @@
 """`treadle.Checkpointer`: a folder a step, the right ones kept."""
 
+import errno
 import math
+import os
 import shutil
 
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from tests.helpers import listed
 
 from treadle import Checkpointer, CheckpointError, CheckpointNotFoundError, TreadleError
 from treadle.checkpoint import _checkpointer as implementation
-from treadle.checkpoint import load
+from treadle.checkpoint import _load, load
 
 
 def test_steps_are_folders_in_order(tmp_path):
@@ -143,6 +145,44 @@ def test_a_damaged_old_one_does_not_stop_a_save(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep_best=("acc", "max", 1))
     checkpointer.save(2, 2)
     assert checkpointer.steps() == [1, 2]
+
+
+def test_one_that_cannot_be_read_now_is_not_removed(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(tmp_path, keep_last=1, keep_best=("acc", "max", 1))
+    checkpointer.save(1, 1, metrics={"acc": 0.9})
+    checkpointer.close()
+    opened = os.open
+
+    def failing(path, flags, *args, **kwargs):
+        if str(path).endswith("step_00000001/manifest.json"):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", failing)
+    later = Checkpointer(tmp_path, keep_last=1, keep_best=("acc", "max", 1))
+    later.save(2, 2, metrics={"acc": 0.5})
+    later.save(3, 3, metrics={"acc": 0.4})
+    later.wait()
+    monkeypatch.undo()
+    assert later.steps() == [1, 2, 3]
+    later.save(4, 4, metrics={"acc": 0.3})
+    assert later.steps() == [1, 4]
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_told(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, 1)
+    read = _load.read_manifest
+
+    def late(folder):
+        manifest = read(folder)
+        shutil.rmtree(folder)
+        return manifest
+
+    checkpointer.wait()
+    monkeypatch.setattr(_load, "read_manifest", late)
+    with pytest.raises(CheckpointNotFoundError, match=r"removed while it was being read.* newer"):
+        checkpointer.restore(0)
 
 
 def test_another_process_may_be_faster_at_removing(tmp_path, monkeypatch):

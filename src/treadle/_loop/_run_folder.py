@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from .._durable import make_folder
 from .._errors import ArgumentValueError
 from ..checkpoint import Checkpointer
 from ..track import JSONL
@@ -38,7 +39,7 @@ class RunFolder:
             raise ArgumentValueError(
                 f"`run` (={str(path)!r}) is a file: give a folder, which is made when needed."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         self.checkpointer = checkpointer or Checkpointer(self.path / "checkpoints")
         self.metrics = JSONL(self.path / "metrics.jsonl")
 

@@ -211,7 +211,9 @@ class Checkpointer:
 
     def _remove_superseded(self, newest: int) -> None:
         steps = self._steps()
-        self._metrics = {step: self._metrics_of(step) for step in steps}
+        known = {step: self._metrics_of(step) for step in steps}
+        # One that cannot be read now may be the best of all: it is not removed.
+        self._metrics = {step: figures for step, figures in known.items() if figures is not None}
         for step in self._retention.superseded(self._metrics, newest):
             try:
                 remove(self.directory / name_of(step))
@@ -223,11 +225,13 @@ class Checkpointer:
                     f"supersedes, could not be removed: {error}."
                 ) from error
 
-    def _metrics_of(self, step: int) -> Mapping[str, float]:
+    def _metrics_of(self, step: int) -> Mapping[str, float] | None:
         if step not in self._metrics:
             try:
                 return read_manifest(self.directory / name_of(step)).metrics
-            except CheckpointError:
+            except CheckpointError as error:
+                if isinstance(error.__cause__, OSError):
+                    return None
                 # Damaged, or just removed by another process: it is not among the best, and no
                 # reason for the checkpoint that was just written to fail.
                 return {}

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from .._durable import make_folder
 from .._errors import CheckpointError
 from ._flock import Lock, lock_file
 
@@ -165,7 +166,7 @@ def claim(directory: pathlib.Path, owner: Any) -> Claim:
         CheckpointError: If another process, or another part of this one, is writing there.
         OSError: If it cannot be written to at all.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     while True:
         with _guard:
             found, mine = _claim(directory, owner)

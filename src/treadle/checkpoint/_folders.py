@@ -1,7 +1,6 @@
 """Folders that come into being all at once: written aside, synced, renamed."""
 
 import contextlib
-import errno
 import os
 import pathlib
 import re
@@ -11,6 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from .._durable import sync_folder
 from .._errors import CheckpointError
 from ._exchange import exchange
 from ._flock import Lock, lock_folder
@@ -168,20 +168,6 @@ def find(path: pathlib.Path) -> pathlib.Path:
             if match[1] == path.name and match[2] == "old" and (aside / MANIFEST).is_file():
                 return aside
     return path
-
-
-def sync_folder(folder: pathlib.Path) -> None:
-    """Makes the names in a folder last, where the system can."""
-    if os.name == "nt":  # Folders cannot be opened there.
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # File systems that cannot sync folders say so.
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def write_synced(path: pathlib.Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
-from .._errors import CheckpointError
+from .._errors import CheckpointError, CheckpointNotFoundError
 from ._digest import Digest
 from ._manifest import LEAVES, Manifest, Record
 from ._regular import open_regular
@@ -44,6 +44,11 @@ class LeafReader:
         try:
             self._file = open(open_regular(self._path), "rb", buffering=0)  # noqa: SIM115
         except FileNotFoundError:
+            if not folder.exists():
+                raise CheckpointNotFoundError(
+                    f"The checkpoint {str(folder)!r} was removed while it was being read, most "
+                    "likely by the training that it is of, which keeps only some: take a newer one."
+                ) from None
             raise CheckpointError(
                 f"The checkpoint {str(folder)!r} is damaged: its file {LEAVES} is gone. Go back to "
                 "an earlier checkpoint."

@@ -11,8 +11,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._custom_types import Door
+from .._durable import make_folder, sync_folder
 from .._errors import CheckpointError
-from ._folders import Aside, clean, put_in_place, sync_folder, write_synced
+from ._folders import Aside, clean, put_in_place, write_synced
 from ._leaf_file import LeafFile
 from ._manifest import LEAVES, MANIFEST, Manifest, Record, write_manifest
 from ._prepared import Entry, Prepared, prepare
@@ -108,7 +109,7 @@ def write_checkpoint(path: pathlib.Path, prepared: Prepared, overwrite: bool) ->
             clean(path.parent, path.name)
     check_target(path, overwrite)
     with telling(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         aside = Aside(path, "new")
         try:
             aside.make()

@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+from .._durable import sync_folder
+
 
 def replace_text(path: pathlib.Path, text: str) -> None:
     """Writes `text` to `path` so that a reader finds the old file or the new one, whole."""
@@ -14,3 +16,4 @@ def replace_text(path: pathlib.Path, text: str) -> None:
         # Or it might be empty when the power comes back.
         os.fsync(file.fileno())
     os.replace(aside, path)
+    sync_folder(path.parent)

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from .._durable import make_folder, sync_folder
 from .._errors import DataError
 from ._base import Tracker
 from ._files import replace_text
@@ -32,8 +33,11 @@ class JSONL(Tracker):
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         """Adds a line."""
         if self._file is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
+            is_new = not self.path.exists()
             self._file = self.path.open("a", encoding="utf-8")
+            if is_new:
+                sync_folder(self.path.parent)
         values = {name: _plain(value) for name, value in row.items()}
         self._file.write(json.dumps({"step": step, **values}) + "\n")
 
