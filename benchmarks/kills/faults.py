@@ -27,7 +27,7 @@ def die() -> None:
 class Faults:
     """Sees every call that writes under a folder, from any thread.
 
-    Each has a name: what is called, on which file, for the how manieth time, such as
+    Each has a name: what is called, on which file, and a number that counts these, such as
     `"half of write checkpoints/.step_00000003.new/leaves-00000.eqx #1"`. Of a write there are two,
     before it and in the middle of it.
 

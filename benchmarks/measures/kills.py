@@ -43,7 +43,7 @@ def run(pool: Pool, console: Console, *, moments: int, cuts: Sequence[str], ever
         console: Is told how far it is.
         moments: At how many random moments.
         cuts: Where a training is cut off that is then killed as it goes on.
-        every: At each how manieth write point.
+        every: One write point out of how many.
     """
     reference = pool.call("reference", run=pool.folder("reference"))
     expected = reference["outcome"]
