@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.helpers import Net, loss_fn, make_batch
 
 import treadle
-from treadle._weighted import as_total, figure
+from treadle._weighted import as_total, figure, reduce_examples
 from treadle.testing import (
     check_lens,
     check_monoid,
@@ -144,6 +144,25 @@ def test_weighted_figures_merge_in_any_grouping(pairs):
     weight = sum(pair[1] for pair in pairs)
     expected = sum(value * own for value, own in pairs) / weight if weight else 0.0
     np.testing.assert_allclose(figure(whole), expected, rtol=1e-6)
+
+
+counts = st.integers(0, 20).map(float)
+
+
+@given(st.lists(st.tuples(wholes, counts, st.sampled_from([0.0, 1.0])), min_size=1, max_size=3))
+def test_the_figure_of_a_batch_is_the_mean_over_its_rows(rows):
+    values, weights, there = np.float32(rows).T  # Rows that only fill the batch up are not there.
+
+    def mean(values, weights):
+        one = lambda *row: as_total("figure", treadle.Weighted(*row[:2]), row[2])
+        return figure(reduce_examples(jax.vmap(one)(values, weights, there)))
+
+    whole, (by_value, by_weight) = jax.value_and_grad(mean, argnums=(0, 1))(values, weights)
+    total = np.sum(weights * there)
+    share = weights * there / total if total else np.zeros_like(weights)
+    np.testing.assert_allclose(whole, np.sum(values * share), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(by_value, share, rtol=1e-5)
+    np.testing.assert_array_equal(by_weight, 0)
 
 
 @given(st.lists(st.lists(wholes, min_size=2, max_size=2), min_size=1, max_size=3))
