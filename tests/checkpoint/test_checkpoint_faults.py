@@ -11,7 +11,7 @@ import tempfile
 
 import numpy as np
 import pytest
-from tests.helpers import listed
+from tests.helpers import assert_same, listed
 
 from treadle import Checkpointer, CheckpointError
 from treadle.checkpoint import _folders, _leaf_file, _save, load, save
@@ -231,6 +231,16 @@ def test_a_directory_deleted_during_a_save_is_told(tmp_path, monkeypatch, asynch
     assert 4 in Checkpointer(directory).steps()
 
 
+def test_a_directory_deleted_before_the_writer_begins_is_not_made_again(
+    tmp_path, monkeypatch, asynchronous
+):
+    directory = tmp_path / "checkpoints"
+    checkpointer = started(directory, asynchronous)
+    during(monkeypatch, "_write", lambda: shutil.rmtree(directory), Checkpointer)
+    assert_refused(checkpointer, r"`directory` .* was removed or moved away while")
+    assert not directory.exists()
+
+
 def test_a_directory_deleted_between_saves_is_told(tmp_path, asynchronous):
     directory = tmp_path / "run" / "checkpoints"
     checkpointer = started(directory, asynchronous)
@@ -343,9 +353,10 @@ def test_a_disk_that_fails_meanwhile_is_told_at_the_end(tmp_path, monkeypatch):
 
 def test_what_a_disk_takes_in_pieces_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "write", lambda to, data, write=os.write: write(to, data[:1000]))
-    save(tmp_path / "t", LARGE | SMALL)
+    tree = [np.arange(1e4), *SMALL.values(), np.arange(3e4)]
+    save(tmp_path / "t", tree)
     monkeypatch.undo()
-    assert load(tmp_path / "t", LARGE | SMALL)["w"].tolist() == SMALL["w"].tolist()
+    assert_same(load(tmp_path / "t", tree), tree)
 
 
 def test_older_checkpoints_go_only_after_the_new_one_is_complete(

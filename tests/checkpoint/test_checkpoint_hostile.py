@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import tracemalloc
 
@@ -20,6 +21,9 @@ from treadle.checkpoint import _manifest, _regular, load, read_metadata, save
 from treadle.checkpoint import open as open_checkpoint
 
 LIKE = make_tree()
+# Of what was tried at each member with each wrong value, every eighth; of everything else, all.
+_EACH = re.compile(r"a leaf's|its dtype|a leaf is|a metric is|a version is|a static|\w+ is ")
+FEW = [case for at, case in enumerate(CASES) if at % 8 == 0 or not _EACH.match(case.name)]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +79,7 @@ def test_the_first_and_last_bytes_count(folder, file, at):
         (folder / file).write_bytes(original.content)
 
 
-@pytest.mark.parametrize("cases", [CASES[::6], pytest.param(CASES, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [FEW, pytest.param(CASES, marks=pytest.mark.slow)])
 def test_every_forgery_is_refused(written, tmp_path, cases):
     found = []
     warm_up(written, LIKE)
@@ -96,12 +100,13 @@ def test_every_forgery_is_refused(written, tmp_path, cases):
     assert found == []
 
 
-@pytest.mark.parametrize("part", ["bytes", "shape", "hole"])
+@pytest.mark.parametrize("part", ["bytes", "shape", "header", "hole"])
 def test_what_is_claimed_is_not_allocated(folder, part):
     cases = {case.name: case for case in CASES}
     name = {
         "bytes": f"the last leaf claims {2**33} bytes",
         "shape": "a shape is [2**40, 2**40]",
+        "header": "an array of a huge shape, without data",
         "hole": "the manifest has a hole of 1 TB",
     }[part]
     cases[name].forge(folder)
@@ -111,7 +116,7 @@ def test_what_is_claimed_is_not_allocated(folder, part):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert all(isinstance(error, CheckpointError) for error in errors.values())
+    assert all(isinstance(errors[reader], CheckpointError) for reader in cases[name].refused_by)
     assert peak < 16 << 20
 
 
