@@ -14,7 +14,8 @@ def audit(
 
     Nothing runs: the function is traced (twice, to see whether it is the same program), lowered and
     compiled. Its arguments stay usable, also those that it donates; what was compiled for it before
-    stays, and nothing is added to it; the random states of NumPy and of `random` are as they were.
+    stays, and nothing is added to it; the random states of NumPy and of `random` are as they were;
+    tracers that the function leaves in what it can reach are taken out again.
 
     A finding can be waved through: `ignore=["key-reuse"]`, or on its line the comment
     `# treadle: ignore[key-reuse]`.

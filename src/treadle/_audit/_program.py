@@ -22,6 +22,7 @@ from .._state import TrainState, pack_args
 from .._step import TrainStep
 from ..tree._paths import flatten_with_paths, join
 from ._flow import Flow, flow_of
+from ._held import Change, Held
 from ._lineage import Lineage
 from ._private import (
     filtered_call,
@@ -123,6 +124,7 @@ class Program:
         output: What comes out, a `Leaf` for each array.
         executable: As XLA compiled it.
         seconds: To trace, to lower, to compile.
+        changes: What the function can reach and changed while it was traced.
     """
 
     kind: str
@@ -134,6 +136,7 @@ class Program:
     output: Any
     executable: Any
     seconds: tuple[float, float, float]
+    changes: tuple[Change, ...]
 
     @functools.cached_property
     def lineage(self) -> Lineage:
@@ -406,15 +409,18 @@ def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
         ArgumentTypeError: `fn` is no function, or the arguments are not a step's.
     """
     call = _called(fn, args, kwargs)
+    held = Held(call.fn)
     with _random_states_kept(), warnings.catch_warnings():
         # Told by a rule.
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
         with without_caches():
             again = call.trace().jaxpr
+        changes = held.changes()
         with without_caches():
             start = time.perf_counter()
             traced = call.trace()
             at_trace = time.perf_counter()
+            held.take_back_tracers()
             lowered = traced.lower()
             at_lower = time.perf_counter()
             executable = lowered.compile()
@@ -435,6 +441,7 @@ def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
         output=_outputs(call, traced),
         executable=executable,
         seconds=(at_trace - start, at_lower - at_trace, done - at_lower),
+        changes=tuple(changes),
     )
 
 
