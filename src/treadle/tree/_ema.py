@@ -1,7 +1,6 @@
 """Exponential moving averages of trees."""
 
 import numbers
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,25 +22,31 @@ class _Weights(NamedTuple):
     new: Any
 
 
-def _formula(old: Any, new: Any, weights: _Weights, xp: Any) -> Any:
+def _mixed(old: Array, new: Array, weights: _Weights) -> Array:
+    new = new.astype(old.dtype)
     weight, rest = (one.astype(old.dtype) for one in weights)
     # A step from old to new: of rounding there is least, and none where there is no step.
     step = rest * (new - old)
     # Infinite where numbers are far apart, or one of them is (a mask, say).
-    return xp.where(xp.isfinite(step), old + step, weight * old + rest * new)
-
-
-def _mixed(old: Any, new: Any, weights: _Weights, xp: Any, choose: Callable[..., Any]) -> Any:
-    new = new.astype(old.dtype)
+    mean = jnp.where(jnp.isfinite(step), old + step, weight * old + rest * new)
     known = (new == old) | (weights.old == 0) | (weights.new == 0)
-    value = xp.where(weights.new == 0, old, new)
-    return choose(known, value, _formula(old, new, weights, xp))
+    return exact_where(known, jnp.where(weights.new == 0, old, new), mean)
 
 
 # One dispatch for each leaf, not one for each operation.
-_mixed_on_device = jax.jit(
-    lambda old, new, weights: _mixed(old, new, weights, jnp, exact_where), inline=True
-)
+_mixed_on_device = jax.jit(_mixed, inline=True)
+
+
+def _mixed_on_host(old: np.ndarray, new: np.ndarray, weights: _Weights) -> np.ndarray:
+    """The same where JAX would narrow 64 bits to 32."""
+    new = new.astype(old.dtype)
+    if weights.old == 0 or weights.new == 0:
+        return new if weights.old == 0 else old.copy()
+    weight, rest = (one.astype(old.dtype) for one in weights)
+    mean = old + rest * (new - old)
+    if not np.isfinite(mean).all():
+        mean = np.where(np.isfinite(mean), mean, weight * old + rest * new)
+    return np.where(new == old, new, mean)
 
 
 def _leaf(old: Any, new: Any, weights: _Weights) -> Any:
@@ -51,9 +56,7 @@ def _leaf(old: Any, new: Any, weights: _Weights) -> Any:
         return old
     is_traced = isinstance(new, Tracer) or isinstance(weights.old, Tracer)
     if isinstance(old, np.ndarray) and not is_traced:
-        # On the host, where JAX would narrow 64 bits to 32.
-        with np.errstate(invalid="ignore", over="ignore"):
-            return np.asarray(_mixed(old, np.asarray(new), weights, np, np.where), old.dtype)
+        return np.asarray(_mixed_on_host(old, np.asarray(new), weights), old.dtype)
     return _mixed_on_device(old, new, weights)
 
 
@@ -109,4 +112,5 @@ def ema(old: PyTree, new: PyTree, decay: Door[float | Float[Array, ""]]) -> PyTr
     if not same_structure(was[1], now[1]) or not all(map(fits, was[0], now[0])):
         require_match(old, new, ("`old`", "`new`"), fits)
     average = once(lambda a, b: _leaf(a, b, weights))
-    return jax.tree.unflatten(was[1], list(map(average, was[0], now[0])))
+    with np.errstate(invalid="ignore", over="ignore"):
+        return jax.tree.unflatten(was[1], list(map(average, was[0], now[0])))
