@@ -1,6 +1,7 @@
 """What a function can reach: changes are seen, told where, and tracers taken out again."""
 
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -92,3 +93,21 @@ def test_where_it_is_told():
     (change,) = held.changes()
     assert (change.name, change.leaks) == ("kept", True)
     assert change.place.line == fn.__code__.co_firstlineno + 1
+
+
+def test_a_cached_property_is_no_change_unless_it_keeps_a_tracer():
+    class Tables:
+        @functools.cached_property
+        def sizes(self):
+            return [1, 2]
+
+        @functools.cached_property
+        def mask(self):
+            return jnp.ones(3) * 2
+
+    for name, leaks in (("sizes", []), ("mask", [True])):
+        tables = Tables()
+        fn = jax.jit(lambda x, tables=tables, name=name: getattr(tables, name)[0] * x)
+        held = Held(fn)
+        fn(1.0)
+        assert [change.leaks for change in held.changes()] == leaks

@@ -76,7 +76,8 @@ class Held:
             keys = [
                 key
                 for key in now
-                if key not in holder.content or _other(now[key], holder.content[key])
+                if (key not in holder.content or _other(now[key], holder.content[key]))
+                and not _is_cached(holder.value, key, now[key])
             ]
             gone = [key for key in holder.content if key not in now]
             if not keys and not gone:
@@ -234,6 +235,12 @@ def _other(now: Any, before: Any) -> bool:
         return False
     plain = (int, float, complex, str, bytes, bool)
     return not (isinstance(now, plain) and type(now) is type(before) and now == before)
+
+
+def _is_cached(holder: Any, key: Any, value: Any) -> bool:
+    """Whether it is a `cached_property` that was asked for the first time."""
+    made = getattr(type(holder), key, None) if isinstance(key, str) else None
+    return isinstance(made, functools.cached_property) and not _has_tracer(value)
 
 
 def _has_tracer(value: Any) -> bool:
