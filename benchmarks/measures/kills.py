@@ -137,6 +137,6 @@ def goals(data: dict) -> list[Goal]:
     kinds = data["kinds"].values()
     failures = sum(len(found["failures"]) for found in kinds)
     return [
-        Goal("random moments", data["kinds"]["random moments"]["kills"], 200),
+        Goal("kills at random moments", data["kinds"]["random moments"]["kills"], 200),
         Goal("failures", failures, 0, False),
     ]
