@@ -318,7 +318,10 @@ def test_private_names_of_jax_are_there():
     assert frames, f"`source_info.traceback.raw_frames()` has no frames: {version}"
     assert any(frame.code.co_filename == __file__ for frame in frames), version
     assert all(frame.line > 0 for frame in frames), version
-    assert isinstance(_private.name_stack(equation), str), version
+    assert not _private.is_backward(equation), version
+    assert not _private.is_recomputation(equation), version
+    backward = jax.jit(jax.grad(lambda x: jnp.sin(x) ** 2)).trace(1.0).jaxpr.jaxpr.eqns
+    assert any(map(_private.is_backward, backward)), f"the backward pass has no name: {version}"
     assert _private.is_jitted(jax.jit(lambda: 0)), version
     assert not _private.is_jitted(lambda: 0), version
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -352,6 +355,25 @@ def test_a_fresh_context_misses_every_cache():
     assert len(traces) == 3
     inner(1.0)
     assert len(traces) == 3
+
+
+def test_the_first_audit_of_a_process_leaves_compiled_calls_alone():
+    code = """
+import jax, treadle
+traces = []
+
+@jax.jit
+def step(x):
+    traces.append(1)
+    return x
+
+step(1.0)
+treadle.audit(jax.jit(lambda x: x + 1), 1.0)
+step(1.0)
+print(len(traces))
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout == "1\n"
 
 
 def test_libraries_are_told_from_users():

@@ -14,7 +14,7 @@ import numpy as np
 from jax.extend import core as jex_core
 
 from .._jaxpr import inner_jaxprs
-from ._private import is_array_of_keys, key_words, name_stack, splits_are_folds
+from ._private import is_array_of_keys, is_backward, is_recomputation, key_words, splits_are_folds
 from ._values import (
     Value,
     child,
@@ -601,8 +601,7 @@ def _stable(params: dict[str, Any]) -> str:
 
 def _is_again(equation: Any) -> bool:
     """Whether an equation computes for the backward pass: derivatives, or what was not kept."""
-    stack = name_stack(equation)
-    return "transpose(" in stack or "rematted_computation" in stack
+    return is_backward(equation) or is_recomputation(equation)
 
 
 def _conflict(old: Use, new: Use) -> bool:

@@ -2,11 +2,13 @@
 
 import functools
 import importlib
+import itertools
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.experimental.xla_metadata import set_xla_metadata
 
 
 class RawFrame(NamedTuple):
@@ -38,14 +40,27 @@ def raw_frames(equation: Any) -> list[RawFrame]:
     return [RawFrame(code, *_location(code, at)) for code, at in zip(codes, places, strict=True)]
 
 
-def name_stack(equation: Any) -> str:
-    """The transformations an equation came through: `transpose(jvp())`."""
-    return str(equation.source_info.name_stack)
+def is_backward(equation: Any) -> bool:
+    """Whether an equation was made for the backward pass."""
+    stack = str(equation.source_info.name_stack)
+    if "transpose(" in stack:
+        return True
+    # Older JAX names no transformations outside of named scopes.
+    return not stack and any(
+        frame.code.co_name.startswith("backward_pass") for frame in raw_frames(equation)
+    )
 
 
-@functools.cache
-def _fresh_context() -> Any:
-    return jax.make_user_context(None)
+def is_recomputation(equation: Any) -> bool:
+    """Whether `jax.checkpoint` computes it for the second time."""
+    return "rematted_computation" in str(equation.source_info.name_stack)
+
+
+# Made when treadle is imported: a new kind of context becomes part of the key of every compiled
+# call, so that what was called before it is traced once more.
+_make_context: Any = getattr(jax, "make_user_context", None)
+_context = None if _make_context is None else _make_context(None)
+_numbers = itertools.count()
 
 
 def without_caches() -> Any:
@@ -53,7 +68,10 @@ def without_caches() -> Any:
 
     What is traced in it is not found outside of it either.
     """
-    return _fresh_context()(object())
+    if _context is not None:
+        return _context(object())
+    # JAX before 0.8: names for what is in the program are part of the key too.
+    return set_xla_metadata(treadle_audit=str(next(_numbers)))
 
 
 def is_jitted(fn: Any) -> bool:

@@ -28,9 +28,9 @@ from ._private import (
     filtered_call,
     filtered_output,
     held_arrays,
+    is_backward,
     is_filter_jitted,
     is_jitted,
-    name_stack,
     without_caches,
 )
 from ._source import Place, function_place
@@ -189,7 +189,7 @@ def _count(jaxpr: Any) -> int:
 
 def _differentiates(jaxpr: Any) -> bool:
     return any(
-        "transpose(" in name_stack(eqn)
+        is_backward(eqn)
         or any(_differentiates(inner) for v in eqn.params.values() for inner in inner_jaxprs(v))
         for eqn in jaxpr.eqns
     )

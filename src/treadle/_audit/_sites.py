@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ._lineage import Path, Reuse, Use
 from ._private import raw_frames
-from ._source import Frame, Place, frames, in_python_loop
+from ._source import Frame, Place, frames, in_python_loop, path_frames
 
 _WRAPPERS = (
     "pjit.py",
@@ -53,7 +53,7 @@ class Sites(NamedTuple):
 
 
 def _all_frames(path: Sequence[Any]) -> list[Frame]:
-    return [frame for stop in path for frame in frames(stop.equation)]
+    return path_frames(stop.equation for stop in path)
 
 
 def sites_of(reuse: Reuse) -> Sites | None:

@@ -109,7 +109,13 @@ def _frame(raw: RawFrame) -> Frame:
 
 def frames(equation: Any) -> list[Frame]:
     """The calls on the way to one equation, from the outermost inwards."""
-    return [_frame(raw) for raw in reversed(raw_frames(equation))]
+    found = [_frame(raw) for raw in reversed(raw_frames(equation))]
+    # In older JAX the stack goes on, out to who called the audit.
+    ours = [at for at, frame in enumerate(found) if frame.code.co_filename == _TRACER]
+    return found[ours[-1] + 1 :] if ours else found
+
+
+_TRACER = os.path.join(os.path.dirname(__file__), "_program.py")
 
 
 def path_frames(path: Iterable[Any]) -> list[Frame]:
@@ -118,7 +124,17 @@ def path_frames(path: Iterable[Any]) -> list[Frame]:
     Args:
         path: The equation, behind all that enclose it.
     """
-    return [frame for equation in path for frame in frames(equation)]
+    found: list[Frame] = []
+    before: list[Frame] = []
+    for equation in path:
+        own = frames(equation)
+        # In older JAX it does not stop there.
+        same = 0
+        while same < min(len(own), len(before)) and own[same] == before[same]:
+            same += 1
+        found += own[same:]
+        before = own
+    return found
 
 
 def user_place(path: Sequence[Any]) -> Place | None:

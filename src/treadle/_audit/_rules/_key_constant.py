@@ -6,7 +6,7 @@ from .._audited import Audited
 from .._finding import Finding
 from .._lineage import Captured, Constant, equations_of
 from .._sites import use_label
-from .._source import Place, frames, user_place
+from .._source import Place, path_frames, user_place
 from ._base import Rule
 
 _OWN = ("jax", "python", "numpy")
@@ -46,7 +46,7 @@ def _place(constant: Constant) -> Place | None:
     if constant.origin is None:
         return user_place(constant.use.equations)
     path = equations_of(constant.origin)
-    calls = [frame.library for equation in path for frame in frames(equation)]
+    calls = [frame.library for frame in path_frames(path)]
     last = next((at for at in reversed(range(len(calls))) if calls[at] is None), -1)
     if any(library not in _OWN for library in calls[last + 1 :]):
         return None

@@ -6,7 +6,7 @@ from typing import Any
 from ..._jaxpr import inner_jaxprs
 from .._audited import Audited
 from .._finding import Finding
-from .._source import Place, frames, user_place
+from .._source import Place, path_frames, user_place
 from ._base import Rule
 
 _CALLS = {
@@ -63,7 +63,7 @@ def _calls(jaxpr: Any, path: list[Any]) -> Iterator[list[Any]]:
 
 def _users(path: list[Any]) -> Place | None:
     """The user's line; `None` where a library calls back, such as `eqx.error_if`."""
-    libraries = [frame.library for equation in path for frame in frames(equation)]
+    libraries = [frame.library for frame in path_frames(path)]
     last = next((at for at in reversed(range(len(libraries))) if libraries[at] is None), None)
     if last is None or any(each not in _OWN for each in libraries[last + 1 :]):
         return None
