@@ -341,7 +341,9 @@ def test_a_damaged_newest_checkpoint_is_told_with_the_way_back(tmp_path, straigh
         byte = file.read(1)
         file.seek(300)
         file.write(bytes([byte[0] ^ 1]))
-    with pytest.raises(treadle.CheckpointError, match=r"step 6 out of .* continues from step 3\."):
+    with pytest.raises(
+        treadle.DamagedCheckpointError, match=r"step 6 out of .* continues from step 3\."
+    ):
         fit(tmp_path)
     newest.rename(tmp_path / "damaged")
     assert_continues(tmp_path, straight)

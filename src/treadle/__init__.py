@@ -22,6 +22,7 @@ from ._errors import BatchError as BatchError
 from ._errors import CheckpointError as CheckpointError
 from ._errors import CheckpointNotFoundError as CheckpointNotFoundError
 from ._errors import ConsumedStateError as ConsumedStateError
+from ._errors import DamagedCheckpointError as DamagedCheckpointError
 from ._errors import DataError as DataError
 from ._errors import LawError as LawError
 from ._errors import LeafNotFoundError as LeafNotFoundError

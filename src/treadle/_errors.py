@@ -39,6 +39,10 @@ class CheckpointNotFoundError(CheckpointError, FileNotFoundError):
     """There is no checkpoint at the path that was asked for."""
 
 
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint is not what was written."""
+
+
 class LeafNotFoundError(CheckpointError, KeyError):
     """A checkpoint has no leaf of the path that was asked for."""
 

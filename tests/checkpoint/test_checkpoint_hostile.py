@@ -16,7 +16,7 @@ from benchmarks.corruption.subject import leaves, make_tree, write
 from benchmarks.corruption.watch import Watch
 from tests.helpers import assert_same
 
-from treadle import Checkpointer, CheckpointError
+from treadle import Checkpointer, CheckpointError, DamagedCheckpointError
 from treadle.checkpoint import _manifest, _regular, load, read_metadata, save
 from treadle.checkpoint import open as open_checkpoint
 
@@ -45,7 +45,7 @@ def assert_refused(folder, damage):
     where = leaves(folder)
     (folder / damage.file).write_bytes(damage.content)
     for name, error in refusals(folder, LIKE, ("load", "verify")).items():
-        assert isinstance(error, CheckpointError), (name, damage.kind, damage.at, error)
+        assert isinstance(error, DamagedCheckpointError), (name, damage.kind, damage.at, error)
         assert damage.file in str(error)
         assert damage.file == MANIFEST or f"`{damage.leaf(where)}`" in str(error)
 

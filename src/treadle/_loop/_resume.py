@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from .._errors import ArgumentValueError, CheckpointError
+from .._errors import ArgumentValueError, DamagedCheckpointError
 from ..checkpoint import Checkpointer
 from ..track import JSONL
 
@@ -99,11 +99,11 @@ def resume(
 def _restored(checkpointer: Checkpointer, like: Any, newest: int) -> Any:
     try:
         return checkpointer.restore(like, step=newest)
-    except CheckpointError as error:
+    except DamagedCheckpointError as error:
         earlier = [step for step in checkpointer.steps() if step < newest]
-        if "damaged" not in str(error) or not earlier:
+        if not earlier:
             raise
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"{error} Move the folder of step {newest} out of {str(checkpointer.directory)!r}, and "
             f"the training continues from step {earlier[-1]}."
         ) from error

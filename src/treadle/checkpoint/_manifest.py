@@ -7,7 +7,7 @@ import pathlib
 import re
 from typing import Any
 
-from .._errors import CheckpointError
+from .._errors import CheckpointError, DamagedCheckpointError
 from ._digest import WIDTH, digest_of
 from ._regular import read_regular
 from ._schema import Malformed, integer, mapping, member, number, sequence, shape, short, text
@@ -229,7 +229,7 @@ def read_manifest(folder: pathlib.Path) -> Manifest:
     if found is None and _EARLIER.match(raw):
         raise _of_another_version(folder, _FORMAT, 1)
     if found is None or digest_of(blank).encode() != found[1]:
-        raise CheckpointError(
+        raise DamagedCheckpointError(
             f"The {MANIFEST} of the checkpoint {str(folder)!r} is damaged: it is not what was "
             "written. Go back to an earlier checkpoint."
         )

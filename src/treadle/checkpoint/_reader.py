@@ -9,7 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
-from .._errors import CheckpointError, CheckpointNotFoundError
+from .._errors import CheckpointNotFoundError, DamagedCheckpointError
 from ._digest import Digest
 from ._manifest import LEAVES, Manifest, Record
 from ._regular import open_regular
@@ -35,7 +35,9 @@ class LeafReader:
         manifest: Its manifest.
 
     Raises:
-        CheckpointError: If the file is gone, no plain file, or of another length.
+        DamagedCheckpointError: If the file is gone, or longer than it was.
+        CheckpointNotFoundError: If the whole checkpoint is gone.
+        CheckpointError: If it is no plain file.
     """
 
     def __init__(self, folder: pathlib.Path, manifest: Manifest):
@@ -49,7 +51,7 @@ class LeafReader:
                     f"The checkpoint {str(folder)!r} was removed while it was being read, most "
                     "likely by the training that it is of, which keeps only some: take a newer one."
                 ) from None
-            raise CheckpointError(
+            raise DamagedCheckpointError(
                 f"The checkpoint {str(folder)!r} is damaged: its file {LEAVES} is gone. Go back to "
                 "an earlier checkpoint."
             ) from None
@@ -59,9 +61,9 @@ class LeafReader:
             self.close()
             raise self._longer(manifest)
 
-    def _longer(self, manifest: Manifest) -> CheckpointError:
+    def _longer(self, manifest: Manifest) -> DamagedCheckpointError:
         last = f" after the leaf {quoted(manifest.records[-1].path)}" if manifest.records else ""
-        return CheckpointError(
+        return DamagedCheckpointError(
             f"The file {str(self._path)!r} is damaged{last}: it has {self._length} bytes, and "
             f"{manifest.nbytes} were written. Go back to an earlier checkpoint."
         )
@@ -85,7 +87,7 @@ class LeafReader:
         """A leaf as it was stored, in memory of its own.
 
         Raises:
-            CheckpointError: If it is not what was written, with file and leaf.
+            DamagedCheckpointError: If it is not what was written, with file and leaf.
         """
         self._require_there(record)
         raw = _aligned(record.nbytes)
@@ -108,7 +110,7 @@ class LeafReader:
         """Reads every byte of a leaf, without making an array of it.
 
         Raises:
-            CheckpointError: If they are not those that were written.
+            DamagedCheckpointError: If they are not those that were written.
         """
         self._require_there(record)
         memory = memoryview(self._memory)
@@ -143,9 +145,9 @@ class LeafReader:
             raise self.damaged(record, "the file ends in the middle of it")
         return count
 
-    def damaged(self, record: Record, how: str) -> CheckpointError:
+    def damaged(self, record: Record, how: str) -> DamagedCheckpointError:
         """The error of a leaf that is not what was written."""
-        return CheckpointError(
+        return DamagedCheckpointError(
             f"The file {str(self._path)!r} is damaged at the leaf {quoted(record.path)}: {how}. "
             "Go back to an earlier checkpoint."
         )

@@ -5,7 +5,7 @@ import os
 import pathlib
 import stat
 
-from .._errors import CheckpointError
+from .._errors import CheckpointError, DamagedCheckpointError
 
 
 def open_regular(path: pathlib.Path) -> int:
@@ -57,7 +57,7 @@ def read_regular(path: pathlib.Path, largest: int) -> bytes:
     with open(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > largest:
-            raise CheckpointError(
+            raise DamagedCheckpointError(
                 f"The file {str(path)!r} has {size} bytes, and at most {largest} are written: it "
                 "is damaged. Go back to an earlier checkpoint."
             )
