@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import equinox as eqx
 import jax
@@ -85,3 +87,20 @@ def assert_close(a, b, *, rtol=1e-5, atol=1e-6):
 def listed(folder):
     """The names in a folder of checkpoints, sorted; not the lock of whoever may write there."""
     return sorted(name for name in os.listdir(folder) if name != ".lock")
+
+
+def script_environment():
+    """Variables with which a process of its own finds what the tests find."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
+
+
+def run_script(script, *arguments):
+    """Runs Python code in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=script_environment(),
+    )

@@ -3,8 +3,6 @@
 import functools
 import logging
 import os
-import subprocess
-import sys
 import threading
 
 import jax
@@ -13,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from tests.helpers import assert_same, listed
+from tests.helpers import assert_same, listed, run_script
 
 from treadle import Checkpointer, CheckpointError
 from treadle.checkpoint import _background, _checkpointer, _prepared, load
@@ -190,15 +188,9 @@ print(resident()["VmHWM"] - before)
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux")
 def test_a_synchronous_save_holds_two_leaves_at_most(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = run_script(MEMORY, tmp_path)
+    assert done.returncode == 0, done.stderr
     # A leaf has 8 MiB, all of them together 96.
     assert float(done.stdout) < 24
 
@@ -331,14 +323,7 @@ if sys.argv[2] == "exit":
 
 @pytest.mark.parametrize(("end", "status"), [("plain", 0), ("error", 1), ("exit", 3)])
 def test_a_script_that_ends_completes_its_save(tmp_path, end, status):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), end],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = run_script(SCRIPT, tmp_path, end)
     assert done.returncode == status, done.stderr
     assert load(tmp_path / "step_00000001", {"x": jnp.zeros(4)})["x"].tolist() == [0, 1, 2, 3]
     assert os.listdir(tmp_path) == ["step_00000001"]

@@ -338,7 +338,6 @@ def test_a_disk_that_fails_is_told(tmp_path, asynchronous, failure, overwrite):
     assert checkpointer.steps() == [1, 2]
 
 
-@pytest.mark.skipif(not hasattr(os, "fdatasync"), reason="needs fdatasync")
 def test_a_disk_that_fails_meanwhile_is_told_at_the_end(tmp_path, monkeypatch):
     # The system tells of it only once.
     monkeypatch.setattr(os, "fdatasync", fail)

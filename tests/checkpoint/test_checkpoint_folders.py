@@ -7,7 +7,7 @@ import sys
 import threading
 
 import pytest
-from tests.helpers import listed
+from tests.helpers import listed, run_script
 
 from treadle import Checkpointer
 from treadle.checkpoint import _exchange, _flock, _folders, load, save
@@ -194,17 +194,9 @@ print("killed", at, "times")
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("way", ["exchange", "renames"])
 def test_a_process_that_is_killed_anywhere_leaves_a_checkpoint(tmp_path, way):
-    done = subprocess.run(
-        [sys.executable, "-c", KILL, str(tmp_path), way],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = run_script(KILL, tmp_path, way)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[1]) >= 9
 

@@ -12,12 +12,10 @@ import sys
 import threading
 
 import pytest
-from tests.helpers import listed
+from tests.helpers import listed, run_script, script_environment
 
 from treadle import Checkpointer, CheckpointError
 from treadle.checkpoint import _checkpointer, _claim, _flock, _folders, load, save
-
-pytestmark = pytest.mark.skipif(_flock.fcntl is None, reason="needs locks")
 
 # A process that writes, and says at each line what it has done; a line from us lets it go on.
 WRITER = """
@@ -63,7 +61,7 @@ class Writer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=script_environment(),
         )
 
     def says(self):
@@ -131,7 +129,6 @@ def test_a_lock_ends_with_a_process_that_is_killed(tmp_path, writer):
     assert sorted(os.listdir(tmp_path)) == ["step_00000007", "step_00000008"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_lock_ends_with_a_process_whose_children_live_on(tmp_path, writer):
     other = writer(tmp_path, "fork")
     child = int(other.says())
@@ -177,16 +174,8 @@ assert checkpointer.steps() == [1, 2]
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_is_another_process(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    done = run_script(FORKED, tmp_path)
     assert done.returncode == 0, done.stderr
     # The lock file goes with the process that made it.
     assert not (tmp_path / ".lock").exists()
