@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ._cost import StepCost, device_kind
+from ._cost import StepCost, device_kind, intensity, xla_figures
 from ._custom_types import Args, Batch, Metrics
 from ._diagnose import Signature
 from ._errors import ConsumedStateError
@@ -94,9 +94,7 @@ class Compiled:
 
         Below the device's own ratio of FLOP/s to bytes/s, memory is what limits the step.
         """
-        if self.flops is None or not self.bytes_accessed:
-            return None
-        return self.flops / self.bytes_accessed
+        return intensity(self.flops, self.bytes_accessed)
 
     def __call__(
         self, state: TrainState, batch: Batch, *, args: Args | None = None
@@ -169,32 +167,18 @@ def measure(
         compile_seconds: What compiling took.
         program: The traced program, a `ClosedJaxpr`; `None` where it is not known.
     """
-    cost = executable.cost_analysis() or {}
-    if isinstance(cost, list):  # One per program in older JAX.
-        cost = cost[0]
-    memory = executable.memory_analysis()
     parts = _argument_bytes(executable)
-    peak = aliased = temporary = outputs = None
-    if memory is not None:
-        temporary, aliased = memory.temp_size_in_bytes, memory.alias_size_in_bytes
-        outputs = memory.output_size_in_bytes - aliased
-        peak = memory.argument_size_in_bytes + outputs + temporary
     devices = _devices(executable)
     model = None if program is None else StepCost(program, 1, devices)
     return Compiled(
         model_flops=None if model is None else model.flops,
         elementwise_flops=None if model is None else model.elementwise,
         notes=() if model is None else model.notes,
-        flops=cost.get("flops"),
-        bytes_accessed=cost.get("bytes accessed"),
-        peak_bytes=peak,
+        **xla_figures(executable)._asdict(),
         state_bytes=parts[0],
         batch_bytes=parts[1],
         args_bytes=parts[2],
-        output_bytes=outputs,
-        temporary_bytes=temporary,
         donated_bytes=parts[0] if donate else 0,
-        aliased_bytes=aliased,
         trace_seconds=trace_seconds,
         compile_seconds=compile_seconds,
         device_kind=device_kind(devices),

@@ -4,7 +4,7 @@ The figures are worked out when they are first asked for, and from a trace that 
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -92,3 +92,46 @@ def cost_of_dispatch(
     traced = program.trace(state, batch, packed)
     log.forget(known)
     return StepCost(traced.jaxpr, steps, devices_of(state.leaves))
+
+
+class XlaFigures(NamedTuple):
+    """What XLA says of a compiled program. A figure that the backend does not report is `None`.
+
+    Attributes:
+        flops: Floating point operations, the body of a loop counted once.
+        bytes_accessed: Bytes read and written, likewise.
+        peak_bytes: Memory while it runs, on each device.
+        output_bytes: The part for what comes out and is not aliased.
+        temporary_bytes: The part that lives only while it runs.
+        aliased_bytes: How much of what was donated what comes out lives in.
+    """
+
+    flops: float | None
+    bytes_accessed: float | None
+    peak_bytes: int | None = None
+    output_bytes: int | None = None
+    temporary_bytes: int | None = None
+    aliased_bytes: int | None = None
+
+
+def xla_figures(executable: Any) -> XlaFigures:
+    """Reads them from a program as JAX compiled it."""
+    cost = executable.cost_analysis() or {}
+    if isinstance(cost, list):  # One per program in older JAX.
+        cost = cost[0]
+    found = XlaFigures(cost.get("flops"), cost.get("bytes accessed"))
+    memory = executable.memory_analysis()
+    if memory is None:
+        return found
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return found._replace(
+        peak_bytes=memory.argument_size_in_bytes + outputs + memory.temp_size_in_bytes,
+        output_bytes=outputs,
+        temporary_bytes=memory.temp_size_in_bytes,
+        aliased_bytes=memory.alias_size_in_bytes,
+    )
+
+
+def intensity(flops: float | None, bytes_accessed: float | None) -> float | None:
+    """Flops for each byte that is read or written, where both are known."""
+    return None if flops is None or not bytes_accessed else flops / bytes_accessed

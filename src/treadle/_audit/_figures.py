@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from .._cost import intensity
+
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
@@ -47,6 +49,4 @@ class Figures:
     @property
     def arithmetic_intensity(self) -> float | None:
         """Flops for each byte that is read or written, both by XLA's estimate."""
-        if self.flops is None or not self.bytes_accessed:
-            return None
-        return self.flops / self.bytes_accessed
+        return intensity(self.flops, self.bytes_accessed)

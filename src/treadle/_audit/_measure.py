@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.extend import core as jex_core
 
-from .._cost import StepCost
+from .._cost import StepCost, xla_figures
 from .._jaxpr import inner_jaxprs
 from ._figures import Figures
 from ._program import Leaf, Program, leaves_of
@@ -17,16 +17,6 @@ from ._states import State
 
 def measure(program: Program, states: Iterable[State]) -> Figures:
     """Reads the figures of a program."""
-    executable = program.executable
-    cost = executable.cost_analysis() or {}
-    if isinstance(cost, list):  # One per program in older JAX.
-        cost = cost[0]
-    memory = executable.memory_analysis()
-    peak = aliased = temporary = outputs = None
-    if memory is not None:
-        temporary, aliased = memory.temp_size_in_bytes, memory.alias_size_in_bytes
-        outputs = memory.output_size_in_bytes - aliased
-        peak = memory.argument_size_in_bytes + outputs + temporary
     of_state = {leaf.index for state in states for leaf in leaves_of(state.given)}
     if program.kind == "step":
         of_state = {leaf.index for leaf in program.inputs[0].leaves}
@@ -36,16 +26,11 @@ def measure(program: Program, states: Iterable[State]) -> Figures:
         equations=program.num_equations,
         draws=program.lineage.draws,
         model_flops=StepCost(program.jaxpr, 1, set(jax.local_devices()[:1])).flops,
-        flops=cost.get("flops"),
-        bytes_accessed=cost.get("bytes accessed"),
-        peak_bytes=peak,
+        **xla_figures(program.executable)._asdict(),
         state_bytes=sum(size for at, size in sizes.items() if at in of_state),
         batch_bytes=sum(size for at, size in sizes.items() if at not in of_state),
-        output_bytes=outputs,
-        temporary_bytes=temporary,
         constant_bytes=sum(constant.nbytes for constant in constants_of(program)),
         donated_bytes=sum(leaf.nbytes for leaf in program.leaves if leaf.donated),
-        aliased_bytes=aliased,
         trace_seconds=trace,
         lower_seconds=lower,
         compile_seconds=compile_,
