@@ -71,8 +71,8 @@ def test_what_it_is_costs_no_reading(path):
         assert saved.metadata == {"width": 3}
         assert saved.metrics == {}
         assert saved.versions["jax"] == jax.__version__
-        assert saved.nbytes == os.path.getsize(path / LEAVES) == sum(saved.sizes().values())
-        assert saved.sizes()["large"] == 0
+        assert saved.nbytes == os.path.getsize(path / LEAVES) == sum(saved.sizes.values())
+        assert saved.sizes["large"] == 0
         assert saved.specs["layers/0/weight"].shape == (2, 3)
         assert {name: str(spec) for name, spec in saved.specs.items()} == {
             "count": "python int",
@@ -97,8 +97,8 @@ def test_static_fields_and_metrics_are_told(tmp_path):
 
 def test_only_the_leaf_that_is_asked_for_is_read(path):
     with open_checkpoint(path) as saved:
-        start = saved.sizes()["count"]  # Where the key begins.
-        sizes = saved.sizes()
+        start = saved.sizes["count"]  # Where the key begins.
+        sizes = saved.sizes
     raw = bytearray((path / LEAVES).read_bytes())
     for at in range(start, start + sizes["key"]):
         raw[at] ^= 1
@@ -116,7 +116,7 @@ def test_only_the_leaf_that_is_asked_for_is_read(path):
 
 def test_no_byte_of_another_leaf_is_read(path):
     with open_checkpoint(path) as saved:
-        sizes = saved.sizes()
+        sizes = saved.sizes
         with mock.patch.object(saved._reader, "_file", wraps=saved._reader._file) as file:
             saved["layers/0/bias"]
         counts = [len(call.args[0]) for call in file.readinto.call_args_list]
@@ -213,7 +213,7 @@ def test_what_is_closed_tells_so(path):
 def test_digests_tell_leaves_apart(path, tmp_path):
     save(tmp_path / "other", TREE | {"count": 8, "large": -(10**40) - 1})
     with open_checkpoint(path) as saved, open_checkpoint(tmp_path / "other") as other:
-        one, two = saved.digests(), other.digests()
+        one, two = saved.digests, other.digests
     assert [name for name in PATHS if one[name] != two[name]] == ["count", "large"]
     assert one["large"] == hex(-(10**40))
     raw = (path / LEAVES).read_bytes()
@@ -223,7 +223,7 @@ def test_digests_tell_leaves_apart(path, tmp_path):
 def test_every_byte_is_verified(path):
     with open_checkpoint(path) as saved:
         saved.verify()
-        sizes = saved.sizes()
+        sizes = saved.sizes
     raw = (path / LEAVES).read_bytes()
     ends = np.cumsum([sizes[name] for name in PATHS])
     for at in range(0, len(raw), 7):

@@ -78,7 +78,7 @@ def compare(a: Checkpoint, b: Checkpoint, globs: Sequence[str] = ()) -> Compared
     """
     specs, others = a.specs, b.specs
     paths = chosen(list(dict.fromkeys([*specs, *others])), globs)
-    digests = a.digests(), b.digests()
+    digests = a.digests, b.digests
     rows = []
     for path in paths:
         row = _differing(path, specs.get(path), others.get(path))

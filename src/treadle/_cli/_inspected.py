@@ -147,7 +147,7 @@ def inspect(
     with open_checkpoint(path) as saved:
         error = _verify(saved) if verify else None
         names = chosen(list(saved), globs)
-        specs, sizes = saved.specs, saved.sizes()
+        specs, sizes = saved.specs, saved.sizes
         leaves = tuple(
             Leaf(
                 name,

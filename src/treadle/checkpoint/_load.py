@@ -1,5 +1,6 @@
 """Loading: every leaf checked against the manifest before a byte of it is used."""
 
+import contextlib
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from .._errors import (
     CheckpointNotFoundError,
 )
 from ..tree._paths import flatten_with_paths
-from ._fit import fitted
+from ._assign import assigned
 from ._fitting import Fitting, Options
 from ._folders import find
 from ._manifest import Manifest, Record, read_manifest
@@ -135,8 +136,8 @@ def load(
     folder, manifest = open_manifest(path)
     named, treedef = flatten_with_paths(like)
     options = Options(strict=strict, rename=rename, only=only, cast=cast)
-    records = fitted(Fitting(folder, manifest, named, statics_of(like)), options)
-    with LeafReader(folder, manifest) as reader:
+    records = assigned(Fitting(folder, manifest, named, statics_of(like)), options)
+    with contextlib.closing(LeafReader(folder, manifest)) as reader:
         leaves = [_leaf(reader, records.get(name), leaf) for name, leaf in named]
     leaves = settled(leaves)
     return jtu.tree_unflatten(treedef, leaves)

@@ -3,7 +3,6 @@
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from types import TracebackType
 from typing import Any
 
 from .._custom_types import Door
@@ -19,7 +18,7 @@ class Checkpoint(Mapping[str, Any]):
     """A checkpoint as a mapping from paths to leaves, each read when it is asked for.
 
     Made by `treadle.checkpoint.open`. Arrays come as NumPy arrays (those of JAX's own dtypes too),
-    typed keys as keys, Python numbers as themselves. `specs` and `nbytes` cost no reading.
+    typed keys as keys, Python numbers as themselves. What is no leaf costs no reading.
 
     Attributes:
         path: Where it lies.
@@ -88,12 +87,7 @@ class Checkpoint(Mapping[str, Any]):
     def __enter__(self) -> "Checkpoint":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
@@ -101,10 +95,12 @@ class Checkpoint(Mapping[str, Any]):
         """Shape, dtype and the like of each leaf, by path."""
         return {path: record.spec for path, record in self._records.items()}
 
+    @property
     def sizes(self) -> dict[str, int]:
         """How many bytes each leaf has on disk, its header included, by path."""
         return {path: record.nbytes for path, record in self._records.items()}
 
+    @property
     def digests(self) -> dict[str, str]:
         """The digest of the bytes that each leaf has on disk, by path.
 

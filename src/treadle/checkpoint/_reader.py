@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
-from types import TracebackType
 
 import numpy as np
 
@@ -67,17 +66,6 @@ class LeafReader:
             f"The file {str(self._path)!r} is damaged{last}: it has {self._length} bytes, and "
             f"{manifest.nbytes} were written. Go back to an earlier checkpoint."
         )
-
-    def __enter__(self) -> "LeafReader":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Closes the file."""

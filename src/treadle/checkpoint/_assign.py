@@ -13,7 +13,7 @@ from ._way_out import way_out
 _log = logging.getLogger("treadle")
 
 
-def fitted(fitting: Fitting, options: Options) -> dict[str, Record]:
+def assigned(fitting: Fitting, options: Options) -> dict[str, Record]:
     """The record of each leaf that is to be loaded, by its path in the tree.
 
     Raises:
