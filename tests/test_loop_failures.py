@@ -14,6 +14,7 @@ import pytest
 import treadle
 from tests.helpers import Net, assert_same, loss_fn, make_batch
 from treadle.checkpoint import _background, _checkpointer
+from treadle.checkpoint._steps import steps_in
 
 STEP = treadle.TrainStep(loss_fn, optax.adamw(1e-2))
 MODEL = Net(jax.random.key(1))
@@ -243,6 +244,31 @@ def test_a_second_ctrl_c_saves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, callbacks=[Break(3, act=twice)])
     assert steps_saved(tmp_path) == []
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_save_under_way(tmp_path, monkeypatch):
+    write, goes_on = _checkpointer.write_checkpoint, threading.Event()
+
+    def held_up(*args):
+        goes_on.wait(60)
+        write(*args)
+
+    def twice(ctx):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(_checkpointer, "write_checkpoint", held_up)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, callbacks=[Break(3, act=twice)], checkpoint_every=2)
+    assert steps_there(tmp_path) == []
+    goes_on.set()
+    # It ends all the same.
+    assert steps_saved(tmp_path) == [2]
+
+
+def steps_there(run):
+    """The steps on the disk now, without waiting."""
+    return steps_in(run / "checkpoints")
 
 
 def test_a_state_that_was_lost_is_not_saved(tmp_path, caplog):

@@ -343,6 +343,25 @@ def test_metadata_that_is_not_json_is_told(tmp_path, metadata, message):
     assert os.listdir(tmp_path) == []
 
 
+def _nested():
+    tree = {}
+    for _ in range(10_000):
+        tree = {"a": tree}
+    return tree
+
+
+def _endless():
+    tree = {}
+    tree["a"] = tree
+    return tree
+
+
+@pytest.mark.parametrize("metadata", [{"a": 10**5_000}, _nested(), _endless()])
+def test_metadata_that_json_cannot_hold_is_told(tmp_path, metadata):
+    with pytest.raises(treadle.ArgumentTypeError, match="`metadata` cannot be written as JSON"):
+        save(tmp_path / "c", {}, metadata=metadata)
+
+
 class StandsForAnArray:
     def __jax_array__(self):
         return jnp.ones(2)

@@ -457,3 +457,15 @@ def test_retention_removes_a_link_and_not_what_it_leads_to(tmp_path):
         checkpointer.save(2, 2)
     assert os.listdir(tmp_path / "c") == ["step_00000002"]
     assert load(tmp_path / "elsewhere", 0) == 1
+
+
+def test_one_checkpointer_in_two_trainings_at_once_is_told(tmp_path):
+    checkpointer = Checkpointer(tmp_path)
+    told = pytest.raises(CheckpointError, match="by a training in this process")
+    with checkpointer._exclusively():
+        with told, checkpointer._exclusively():
+            pass
+        checkpointer.save(1, {"a": 1})
+    with checkpointer._exclusively():
+        checkpointer.save(2, {"a": 1})
+    checkpointer.close()

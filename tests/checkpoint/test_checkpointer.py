@@ -215,6 +215,8 @@ def test_metrics_are_numbers(tmp_path):
         with pytest.raises(TypeError, match=r"`metrics\['acc'\]` .* is not a number") as raised:
             checkpointer.save(1, 1, metrics={"acc": value})
         assert isinstance(raised.value, TreadleError)
+    with pytest.raises(TypeError, match="too large for a float"):
+        checkpointer.save(1, 1, metrics={"acc": 10**400})
     checkpointer.save(1, 1, metrics={"acc": math.inf})
 
 

@@ -1,11 +1,14 @@
-"""Checkpoints where somebody interrupts, or hands over what nobody expects."""
+"""Checkpoints where somebody interrupts: Ctrl-C at any moment leaves nothing half."""
 
+import shutil
 import signal
 import threading
 
 import pytest
+from tests.helpers import listed
 
 import treadle
+from treadle.checkpoint import _flock
 from treadle.checkpoint._background import Background
 
 
@@ -56,37 +59,18 @@ def test_an_interrupt_while_a_save_begins_leaves_nothing_half(tmp_path, monkeypa
     checkpointer.close()
 
 
-def test_one_checkpointer_in_two_trainings_at_once_is_told(tmp_path):
-    checkpointer = treadle.Checkpointer(tmp_path)
-    told = pytest.raises(treadle.CheckpointError, match="by a training in this process")
-    with checkpointer._exclusively():
-        with told, checkpointer._exclusively():
-            pass
-        checkpointer.save(1, {"a": 1})
-    with checkpointer._exclusively():
-        checkpointer.save(2, {"a": 1})
-    checkpointer.close()
+def test_an_interrupt_while_a_folder_is_removed_ends_its_lock(tmp_path, monkeypatch):
+    treadle.save(tmp_path / "c", 1)
 
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
 
-def _nested():
-    tree = {}
-    for _ in range(10_000):
-        tree = {"a": tree}
-    return tree
-
-
-def _endless():
-    tree = {}
-    tree["a"] = tree
-    return tree
-
-
-@pytest.mark.parametrize("metadata", [{"a": 10**5_000}, _nested(), _endless()])
-def test_metadata_that_json_cannot_hold_is_told(tmp_path, metadata):
-    with pytest.raises(treadle.ArgumentTypeError, match="`metadata` cannot be written as JSON"):
-        treadle.save(tmp_path / "c", {}, metadata=metadata)
-
-
-def test_a_metric_too_large_for_a_float_is_told(tmp_path):
-    with pytest.raises(treadle.ArgumentTypeError, match="too large for a float"):
-        treadle.Checkpointer(tmp_path).save(0, {}, metrics={"a": 10**400})
+    before = set(_flock._open)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            treadle.save(tmp_path / "c", 2, overwrite=True)
+    assert set(_flock._open) == before
+    # So that the next one may remove what is left.
+    treadle.save(tmp_path / "c", 3, overwrite=True)
+    assert listed(tmp_path) == ["c"]
