@@ -1,13 +1,16 @@
 """In the worker: saving, restoring, and what the loop and the memory notice of it."""
 
+import hashlib
 import pathlib
 import shutil
 import tempfile
 import time
+import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xxhash
 
 from . import _checkpoint_writers as writers
 
@@ -45,7 +48,7 @@ def throughput(leaves, nbytes, names, rounds, where=None):
                 path = pathlib.Path(folder) / f"{name}-{number}.eqx"  # Equinox adds it.
                 start = time.perf_counter()
                 way.save(path, tree)
-                if name not in ("raw", "treadle"):
+                if name != "raw" and not name.startswith("treadle"):
                     writers.synced(path)
                 saved = time.perf_counter()
                 read = jax.block_until_ready(way.load(path, like))
@@ -92,6 +95,35 @@ def blocked(leaves, nbytes, names, rounds, where=None):
                     found[name]["call"].append(called - plain)
                     found[name]["step"].append(stepped - called)
     return {"seconds": found, "missing": missing}
+
+
+def digests(nbytes, rounds):
+    """Seconds that digests of as many bytes take, in pieces as a checkpoint has them."""
+    data = memoryview(np.random.default_rng(0).bytes(nbytes))
+    piece = 1 << 20
+    kinds = {
+        "XXH3, 128 bits": lambda: xxhash.xxh3_128().update,
+        "CRC-32": _Crc,
+        "SHA-256": lambda: hashlib.sha256().update,
+    }
+    seconds = {name: [] for name in kinds}
+    for number in range(rounds + 1):
+        for name, kind in kinds.items():
+            update = kind()
+            start = time.perf_counter()
+            for at in range(0, nbytes, piece):
+                update(data[at : at + piece])
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+class _Crc:
+    def __init__(self):
+        self._value = 0
+
+    def __call__(self, data):
+        self._value = zlib.crc32(data, self._value)
 
 
 def _status(field):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import treadle
+from treadle.checkpoint import _leaf_file
 
 
 class Raw:
@@ -46,6 +47,17 @@ class Treadle:
 
     def load(self, path, like):
         return treadle.load(path, like)
+
+
+class TreadleLate(Treadle):
+    """Ours, if it asked the disk only at the end."""
+
+    def save(self, path, tree):
+        stride, _leaf_file._STRIDE = _leaf_file._STRIDE, 1 << 62
+        try:
+            super().save(path, tree)
+        finally:
+            _leaf_file._STRIDE = stride
 
 
 class Equinox:
@@ -119,6 +131,7 @@ class Safetensors:
 WRITERS = {
     "raw": Raw,
     "treadle": Treadle,
+    "treadle, synced at the end": TreadleLate,
     "equinox": Equinox,
     "orbax": Orbax,
     "torch.save": Torch,

@@ -16,7 +16,15 @@ _TREES = {"0.5 GB": (64, 8 * _MEGABYTE), "2,000 leaves of 1 kB": (2_000, 1_024)}
 _SMALL_TREES = {"8 MB": (8, _MEGABYTE), "50 leaves of 1 kB": (50, 1_024)}
 # Gigabytes, below which times say more than rates.
 _RATES = 0.1
-_WRITERS = ("raw", "treadle", "equinox", "orbax", "torch.save", "safetensors")
+_WRITERS = (
+    "raw",
+    "treadle",
+    "treadle, synced at the end",
+    "equinox",
+    "orbax",
+    "torch.save",
+    "safetensors",
+)
 _OURS = ("raw", "treadle")
 _ASYNCHRONOUS = ("treadle", "treadle, copied first", "orbax")
 _MEMORY = ("treadle", "treadle async", "equinox", "orbax", "orbax async", "safetensors")
@@ -40,6 +48,10 @@ def measure(options: Options, console: Console) -> dict:
             result[name]["blocked"] = worker.call(
                 f"{_CHILD}:blocked", **shape, names=names, rounds=options.rounds
             )
+    with Worker() as worker:
+        size = (1 if options.smoke else 256) * _MEGABYTE
+        seconds = worker.call(f"{_CHILD}:digests", nbytes=size, rounds=options.rounds)
+    result["digests"] = {"nbytes": size, "seconds": seconds}
     large, (leaves, nbytes) = next(iter(trees.items()))
     result[large]["memory"] = {}
     for name in ("treadle", "treadle async") if options.smoke else _MEMORY:
@@ -90,7 +102,16 @@ def tables(data: dict) -> list[Table]:
             ]
             columns = ("", "MB", f"leaves of {leaf:.1f} MB")
             found.append(Table(f"{name}: host memory beside the tree", columns, rows))
-    return found
+    return [*found, _digests(data["digests"])]
+
+
+def _digests(data: dict) -> Table:
+    gigabytes = data["nbytes"] / 1e9
+    rows = [
+        (name, with_range(spread(gigabytes / each for each in times)))
+        for name, times in data["seconds"].items()
+    ]
+    return Table("Digests, GB/s", ("", "digested"), rows)
 
 
 def _times(seconds: list[float], others: list[float]) -> Spread:
