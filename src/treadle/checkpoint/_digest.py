@@ -5,8 +5,8 @@ from typing import Any
 import xxhash
 
 # XXH3 reads memory as fast as memory is, ten times as fast as SHA-256 (`python -m benchmarks
-# checkpoint`), so that checking every byte costs next to nothing. It finds damage, as CRC-32 does but with 128 bits;
-# it is no signature: who can write the files can write their digests too.
+# checkpoint`), so that checking every byte costs next to nothing. It finds damage, as CRC-32 does
+# but with 128 bits; it is no signature: who can write the files can write their digests too.
 _NAME = "xxh3_128"
 WIDTH = 32
 
