@@ -4,8 +4,6 @@ import functools
 import json
 import pathlib
 import random
-import subprocess
-import sys
 
 import equinox as eqx
 import jax
@@ -13,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.helpers import Net, exactly, loss_fn, make_batch
+from tests.helpers import Net, exactly, loss_fn, make_batch, run_script
 
 import treadle
 from treadle._audit import _private
@@ -372,8 +370,8 @@ treadle.audit(jax.jit(lambda x: x + 1), 1.0)
 step(1.0)
 print(len(traces))
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "1\n"
+    told = run_script(code)
+    assert told.stdout == "1\n", told.stderr
 
 
 def test_libraries_are_told_from_users():
@@ -389,8 +387,8 @@ def test_what_looks_at_programs_is_imported_by_the_first_audit():
     code = (
         "import sys, treadle; print([n for n in sys.modules if '_rules' in n or '_lineage' in n])"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout == "[]\n"
+    told = run_script(code)
+    assert told.stdout == "[]\n", told.stderr
 
 
 def test_nested_messages():
