@@ -3,10 +3,7 @@
 import functools
 import json
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 
 import equinox as eqx
 import jax
@@ -609,44 +606,3 @@ def test_csv_drops_a_line_that_was_cut_off(tmp_path):
     tracker.resume(2)
     tracker.log(2, {"loss": 0.25})
     assert tracker.rows() == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
-
-
-_SCRIPT = """
-import sys
-sys.path.insert(0, {root!r})
-import jax, optax, treadle
-from tests.helpers import Net, loss_fn, make_batch
-
-class Slow(treadle.Callback):
-    def on_step(self, ctx):
-        if ctx.step == 25:
-            print("ready", flush=True)
-            import time; time.sleep(60)
-
-step = treadle.TrainStep(loss_fn, optax.adamw(1e-2))
-data = treadle.data.arrays(make_batch(40), 8, key=jax.random.key(2))
-state = step.init(Net(jax.random.key(1)), key=jax.random.key(0))
-treadle.fit(step, state, data, num_steps=40, log_every=1, checkpoint_every=10, run={run!r},
-            callbacks=[Slow()] if {slow} else [], progress=False)
-"""
-
-
-def test_killed_outright_between_checkpoints(tmp_path):
-    """SIGKILL lets nothing be flushed: what a checkpoint stands for was on disk before."""
-    root = str(pathlib.Path(__file__).parent.parent)
-
-    def script(run, slow):
-        return [sys.executable, "-c", _SCRIPT.format(root=root, run=str(run), slow=slow)]
-
-    with subprocess.Popen(
-        script(tmp_path / "killed", True), stdout=subprocess.PIPE, text=True
-    ) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        child.kill()
-    rows = treadle.track.read_jsonl(tmp_path / "killed" / "metrics.jsonl")
-    assert {row["step"] for row in rows} >= set(range(1, 21))
-    subprocess.run(script(tmp_path / "killed", False), check=True)
-    subprocess.run(script(tmp_path / "whole", False), check=True)
-    one, two = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("killed", "whole"))
-    assert one == two

@@ -152,6 +152,8 @@ def test_a_resnet_leaves_the_same(resnet, straight):
     assert f"{right} of 360 images" in told
 
 
+# The perceptron's run is interrupted below, and a model with BatchNorm in the tests of kills.
+@pytest.mark.slow
 def test_a_resnet_that_was_interrupted_goes_on_with_its_statistics(resnet, tmp_path, monkeypatch):
     run = tmp_path / "run"
     options = ("--model", "resnet", "--steps", 12)
