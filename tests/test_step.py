@@ -147,19 +147,6 @@ def test_second_state_of_the_same_structure_compiles_nothing(model):
     assert len(step.compilations) == 1
 
 
-def test_compilations_tell_their_cause(model, caplog):
-    step = treadle.TrainStep(loss_fn, optax.sgd(0.1))
-    state = step.init(model, key=jax.random.key(0))
-    state, _ = step(state, make_batch(8))
-    state, _ = step(state, make_batch(8, seed=3))
-    state, _ = step(state, make_batch(5))
-    first, second = step.compilations
-    assert "first call" in first.cause
-    assert "batch/0: float32[8,6] -> float32[5,6]" in second.cause
-    assert second.seconds > 0
-    assert "float32[8,6] -> float32[5,6]" in caplog.text
-
-
 def test_all_of_the_state_is_aliased(model, step):
     state = step.init(model, key=jax.random.key(0))
     compiled = step.compile(state, make_batch())

@@ -2,77 +2,123 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
+from ._batch import num_examples
 from ._compiled import Compilation
-from ._custom_types import Batch
-from ._diagnose import Signature, differences, signature
-from ._state import Bundle, TrainState
+from ._diagnose import Snapshot, cause, signature
+from ._state import Bundle
 
 _log = logging.getLogger("treadle")
 
+_AHEAD = "ahead of time, by `step.compile`"
+
 
 class CompilationLog:
-    """What one step has compiled so far, in `entries`."""
+    """What one step has compiled so far, in `entries`.
 
-    def __init__(self) -> None:
+    Args:
+        axis: Which axis of a batch counts its examples.
+        quiet: Whether to compile again is as it should be.
+    """
+
+    def __init__(self, axis: int = 0, *, quiet: bool = False) -> None:
         self.entries: list[Compilation] = []
+        # Of each entry, once it is complete.
+        self._snapshots: list[Snapshot | None] = []
+        self._axis = axis
+        self._quiet = quiet
 
-    def record(self, program: str, state: TrainState, batch: Batch, args: Bundle | None) -> None:
+    def record(self, program: str, **arguments: Any) -> None:
         """Notes that a program is being traced: JAX runs the Python only then."""
-        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
-            return
-        unpacked = None if args is None else args.unpack()
-        seen = signature(state=state, batch=batch, args=unpacked)
-        self.entries.append(Compilation(program, self._cause(program, seen), None, seen))
+        if not _runs_uncompiled():
+            self._add(program, arguments)
 
-    def _cause(self, program: str, seen: Signature) -> str:
-        earlier = [c for c in self.entries if c.program == program]
-        if not earlier:
-            return f"the first call ({program})"
-        changed = min((differences(c.signature, seen) for c in earlier), key=len)
-        if changed:
-            return "; ".join(changed)
-        return (
-            "the same shapes and dtypes, but the container types (a list for a tuple), a static "
-            "value of the model (an activation function, a static field), the sharding, or JAX's "
-            "configuration changed"
-        )
-
-    def complete(self, name: str, known: int, seconds: float) -> None:
+    def complete(
+        self, name: str, known: int, seconds: float, *, ahead: bool = False, **arguments: Any
+    ) -> None:
         """Completes what was recorded while tracing; or records what traced nothing.
 
         Args:
-            name: `"step"` or `"scan"`.
+            name: `"step"`, `"scan"` or `"evaluation"`.
             known: How many entries there were before the call.
             seconds: What the call took.
+            ahead: Whether it was compiled, and not called.
+            arguments: What it was called with, by name; it may be donated by now.
         """
+        if _runs_uncompiled():
+            return  # What was compiled are single operations.
+        program = name if name != "scan" else f"scan of {num_examples(arguments['batch'])}"
+        snapshot = Snapshot.of(**_opened(arguments))
+        earlier = [
+            (entry, seen)
+            for entry, seen in zip(self.entries[:known], self._snapshots, strict=False)
+            if entry.program == program and seen is not None
+        ]
         if len(self.entries) == known:
-            newest = self._untraced(name, seconds)
-            if newest is None:
-                return
-            self.entries.append(newest)
-        else:
-            newest = dataclasses.replace(self.entries[-1], seconds=seconds)
-            self.entries[-1] = newest
-        again = any(c.program == newest.program for c in self.entries[:-1])
+            if not ahead and any(
+                not (entry.ahead or seen.distance(snapshot)) for entry, seen in earlier
+            ):
+                return  # Another thread of the process compiled something meanwhile.
+            self._add(program, arguments)
+        why, planned = self._cause(program, snapshot, earlier, ahead)
+        newest = dataclasses.replace(
+            self.entries[-1],
+            cause=why,
+            seconds=seconds,
+            ahead=ahead,
+            planned=planned or self._quiet,
+        )
+        self.entries[-1], self._snapshots[-1] = newest, snapshot
         _log.log(
-            logging.WARNING if again else logging.DEBUG,
+            logging.INFO if newest.planned else logging.WARNING,
             "treadle compiled %s in %.2f s: %s",
             newest.program,
             seconds,
             newest.cause,
         )
 
-    def _untraced(self, name: str, seconds: float) -> Compilation | None:
-        """A program that was compiled from a trace that JAX had already."""
-        earlier = [c for c in self.entries if c.program.startswith(name)]
+    def _cause(
+        self,
+        program: str,
+        new: Snapshot,
+        earlier: list[tuple[Compilation, Snapshot]],
+        ahead: bool,
+    ) -> tuple[str, bool]:
+        """Why it was compiled, and whether that is as it should be."""
+        if ahead:
+            return _AHEAD, True
         if not earlier:
-            return None
-        cause = "the same trace: for other devices or another sharding, or traced by `compile`"
-        return dataclasses.replace(earlier[-1], cause=cause, seconds=seconds)
+            steps = " steps" if program.startswith("scan") else ""
+            return f"the first call: {program}{steps}", True
+        made, nearest = min(earlier, key=lambda pair: new.distance(pair[1]))
+        distance = new.distance(nearest)
+        if made.ahead and not distance:
+            # Newer JAX calls what was compiled ahead; older compiles anew.
+            return "the first call, which does not find what `step.compile` made: call that", True
+        # Once, and meant so: the program in which members may stand still is a slower one.
+        stops = new.leaves.keys() - nearest.leaves.keys() == {"state/active"} and distance <= 2
+        return cause(nearest, new, self._axis + program.startswith("scan")), stops
+
+    def _add(self, program: str, arguments: Mapping[str, Any]) -> None:
+        seen = signature(**_opened(arguments))
+        self.entries.append(Compilation(program, "", None, seen))
+        self._snapshots.append(None)
 
     def forget(self, known: int) -> None:
         """Drops what was recorded by a call that failed."""
-        del self.entries[known:]
+        del self.entries[known:], self._snapshots[known:]
+
+
+def _runs_uncompiled() -> bool:
+    return jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _opened(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: each.unpack() if isinstance(each, Bundle) else each
+        for name, each in arguments.items()
+    }

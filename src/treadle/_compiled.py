@@ -21,15 +21,25 @@ class Compilation:
 
     Attributes:
         program: `"step"`, or `"scan of 50"`.
-        cause: Why: the first call, or what differed from the call before, leaf by leaf.
+        cause: Why: the first call, or what differs from the one before that is most like it, leaf
+            by leaf, and what to do about it.
         seconds: Wall time of the call that compiled, tracing included; `None` until it returns.
         signature: Path, dtype and shape of everything the program depends on.
+        ahead: Whether `compile` made it, and no call.
+        planned: Whether it had to be: the first call of a program (`scan` has one for each number
+            of steps), one ahead of time, or the first member of an ensemble that stands still.
     """
 
     program: str
     cause: str
     seconds: float | None
     signature: Signature = dataclasses.field(repr=False)
+    ahead: bool = False
+    planned: bool = True
+
+    def __str__(self) -> str:
+        seconds = "" if self.seconds is None else f" in {self.seconds:.2f} s"
+        return f"{self.program}{seconds}: {self.cause}"
 
 
 @dataclasses.dataclass(frozen=True)

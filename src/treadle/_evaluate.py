@@ -1,5 +1,6 @@
 """`EvalStep`, `evaluate` and `predict`: exact means over any split into batches."""
 
+import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -13,6 +14,7 @@ from jaxtyping import PyTree
 from ._batch import looks_like_one_batch, num_examples
 from ._casting import computing
 from ._checks import one_of, whole_number
+from ._compilations import CompilationLog
 from ._custom_types import Batch, Door, KeyLike, MetricFn, Model
 from ._errors import (
     ArgumentTypeError,
@@ -78,6 +80,8 @@ class EvalStep:
         self._precision = as_precision(precision)
         self._axis_name = axis_name
         self._compilations = 0
+        # A batched metric sees every size of a batch, and compiles for each.
+        self._log = CompilationLog(quiet=batched)
         self._program = jax.jit(self._traced, static_argnums=3)
 
     @property
@@ -92,7 +96,7 @@ class EvalStep:
 
     @property
     def compilations(self) -> int:
-        """How many programs this step has compiled."""
+        """How many programs this step has compiled; why is logged, by the logger "treadle"."""
         return self._compilations
 
     def totals(
@@ -106,7 +110,13 @@ class EvalStep:
             weights: What each example counts for: 1, or 0 where a row only fills the batch up.
             members: Whether the model has a leading axis of members, which the figures then have.
         """
-        return self._program(model, batch, weights, members)
+        known, start = self._compilations, time.perf_counter()
+        totals = self._program(model, batch, weights, members)
+        if self._compilations != known:
+            seconds = time.perf_counter() - start
+            done = len(self._log.entries)
+            self._log.complete("evaluation", done, seconds, model=model, batch=batch)
+        return totals
 
     def _traced(
         self, packed: Bundle, batch: Batch, weights: jax.Array, members: bool

@@ -157,7 +157,7 @@ class TrainStep:
         self._takes_args = takes_args(spec.loss.call.loss_fn)
         self._wants_args = wants_args(spec.loss.call.loss_fn)
         self._donate = donate
-        self._log = CompilationLog()
+        self._log = CompilationLog(axis=0 if spec.shared_batches else 1)
         self._calls = 0
         # Any: `is_ready` is not in JAX's type stubs.
         self._faults: Any = None
@@ -363,8 +363,8 @@ class TrainStep:
         traced = time.perf_counter()
         executable = lowered.compile()
         done = time.perf_counter()
-        if len(self._log.entries) != known:
-            self._log.complete("step", known, done - start)
+        given = {"state": state, "batch": batch, "args": packed}
+        self._log.complete("step", known, done - start, ahead=True, **given)
         seconds = (traced - start, done - traced)
         return measure(executable, self._donate, *seconds, program.jaxpr)
 
@@ -385,7 +385,7 @@ class TrainStep:
 
     @property
     def compilations(self) -> tuple[Compilation, ...]:
-        """Every program this step has compiled, and why."""
+        """Every program this step has compiled, and why: also logged, by the logger "treadle"."""
         return tuple(self._log.entries)
 
     def check(self, state: Door[TrainState] | None = None) -> None:
@@ -416,7 +416,7 @@ class TrainStep:
     def _traced_step(
         self, state: TrainState, batch: Batch, args: Bundle | None
     ) -> tuple[TrainState, Metrics, jax.Array]:
-        self._log.record("step", state, batch, args)
+        self._log.record("step", state=state, batch=batch, args=args)
         new, metrics = self._pure(state, batch, args)
         return new, metrics, new.leaves[-1]
 
@@ -429,7 +429,7 @@ class TrainStep:
                 "`batches` must be batches stacked on a new leading axis, so that every leaf has "
                 "two axes at least: `jax.tree.map(lambda *leaves: np.stack(leaves), *batches)`."
             )
-        self._log.record(f"scan of {count}", state, batches, args)
+        self._log.record(f"scan of {count}", state=state, batch=batches, args=args)
 
         def body(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             return self._pure(state, batch, args)
@@ -466,7 +466,8 @@ class TrainStep:
             explain(error, name, state, batch, args)
             raise
         if self._xla.count != compiled:
-            self._log.complete(name, known, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            self._log.complete(name, known, seconds, state=state, batch=batch, args=packed)
         if id(state) != self._newest:
             self._older_faults = None
         self._newest, self._faults = id(new), faults

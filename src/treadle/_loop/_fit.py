@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .._compiled import Compilation
 from .._cost import StepCost, cost_of_dispatch
 from .._custom_types import Args, Batch, Door
 from .._errors import ArgumentValueError, CheckpointError, DataError, NonFiniteError
@@ -162,10 +163,21 @@ def fit(
         if folder is not None:
             folder.note_start(loop.count)
         trained = loop.run()
+    if history.compilations:
+        notice(_compiled(history.compilations), progress)
     if history.stopped is not None:
         saved = "" if place is None else "; run it again to continue from here"
         notice(f"stopped at step {loop.count} of {num_steps}: {history.stopped}{saved}", progress)
     return trained, history
+
+
+def _compiled(compilations: Sequence[Compilation]) -> str:
+    """What compiling has cost in all."""
+    count, again = len(compilations), sum(not each.planned for each in compilations)
+    seconds = sum(each.seconds or 0.0 for each in compilations)
+    programs = "1 program" if count == 1 else f"{count} programs"
+    why = f", {again} of them by surprise: `history.compilations` says why" if again else ""
+    return f"compiled {programs} in {seconds:.1f} s{why}"
 
 
 def _names(callbacks: Sequence[Callback]) -> list[str] | None:
@@ -268,6 +280,7 @@ class _Loop:
     def run(self) -> TrainState:
         """Trains to the end, or to a reason to stop."""
         self._first = self.count
+        before = len(self.step.compilations)
         self.history.seconds = self.seconds
         with FrozenGarbage(len(self.state.leaves)) as garbage, Interrupts() as interrupts:
             try:
@@ -292,6 +305,8 @@ class _Loop:
             except BaseException as error:
                 self._tell_of(error)
                 raise
+            finally:
+                self.history.compilations = self.step.compilations[before:]
         return self.state
 
     def _tell_of(self, error: BaseException) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from .._compiled import Compilation
 from .._units import speed
 from ..track import Tracker
 
@@ -19,6 +20,7 @@ class History(Tracker):
         eval: Each figure's values there.
         stopped: Why the training ended before `num_steps`; `None` where it did not.
         seconds: Wall time of this call by what it went to: `data`, `step`, `eval`, `save`.
+        compilations: What the step compiled during this call, and why (`treadle.Compilation`).
         flops: Model flops of one step: the operations in its matrix products and convolutions.
         flops_per_second: Those that this call did each second, its first dispatch (which compiles)
             left out, evaluations and checkpoints included; `None` where there was nothing else.
@@ -34,6 +36,7 @@ class History(Tracker):
         self.eval: dict[str, list[Any]] = {}
         self.stopped: str | None = None
         self.seconds: Mapping[str, float] = {}
+        self.compilations: tuple[Compilation, ...] = ()
         self.flops: float | None = None
         self.flops_per_second: float | None = None
         self.peak_fraction: float | None = None
