@@ -8,6 +8,8 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache as _jax_cache
 
+from . import _cache_hits
+
 # JAX's own cap (`jax_compilation_cache_max_size`) needs one more package, takes a lock around every
 # read and write, and lists the folder at each: pruning once a process does the same for nothing.
 _MAX_BYTES = 2 * 1024**3
@@ -41,6 +43,7 @@ def compilation_cache(path: str | os.PathLike[str] | None) -> None:
     if path is None:
         jax.config.update("jax_compilation_cache_dir", None)
         _jax_cache.reset_cache()
+        _cache_hits.count_hits_in(None)
         return
     folder = pathlib.Path(path).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,6 +53,7 @@ def compilation_cache(path: str | os.PathLike[str] | None) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # Whether there is a cache is decided once, at the first compilation of the process.
     _jax_cache.reset_cache()
+    _cache_hits.count_hits_in(folder)
 
 
 def ensure_compilation_cache() -> None:
@@ -85,7 +89,7 @@ def _prune(folder: pathlib.Path, limit: int) -> None:
     """Removes what was written longest ago until the folder is under `limit` bytes."""
     found = []
     for entry in os.scandir(folder):
-        if entry.is_file():
+        if entry.is_file() and entry.name != _cache_hits.FILE:
             status = entry.stat()
             found.append((status.st_mtime, status.st_size, entry.path))
     excess = sum(size for _, size, _ in found) - limit

@@ -16,6 +16,7 @@ SCHEMA = 1
 
 _WIDTH = 100
 _MARKS = {True: "[x]", False: "[ ]", None: "[?]"}
+_STYLES = {True: "green", False: "red", None: "dim"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Report:
         if self.findings:
             parts.append(_findings_table(self.findings))
         parts += [_figures_table(self.figures), _checklist_table(self.checklist)]
-        return Group(*parts)
+        return Group(*[each for part in parts for each in (part, "")][:-1])
 
     def _repr_html_(self) -> str:
         rows = [
@@ -139,12 +140,13 @@ def _findings_table(findings: Iterable[Finding]) -> Any:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name in ("", "rule", "where"):
         table.add_column(name, no_wrap=True)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     styles = {"error": "red", "warning": "yellow", "info": "dim"}
     for each in findings:
         style = styles[each.severity]
-        says = Text(f"{each.message}\n{each.fix}\n{each.link}")
-        table.add_row(Text(each.severity, style=style), each.rule, _short(each), says)
+        says = Text.assemble(f"{each.message}\n{each.fix}\n", (each.link, "dim"))
+        # As `Text`: brackets would be read as rich's markup.
+        table.add_row(Text(each.severity, style=style), each.rule, Text(_short(each)), says)
     return table
 
 
@@ -189,10 +191,13 @@ def _figures_table(figures: Figures) -> Any:
 
 def _checklist_table(checklist: Iterable[Tick]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0), pad_edge=False)
-    for _ in range(3):
-        table.add_column()
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     for tick in checklist:
-        table.add_row(_MARKS[tick.ticked], tick.text, tick.evidence)
+        mark = Text(_MARKS[tick.ticked], style=_STYLES[tick.ticked])
+        table.add_row(mark, Text(tick.text), Text(tick.evidence))
     return table

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from .._errors import TreadleError
-from . import _demo, _inspect
+from . import _audit, _demo, _doctor, _inspect
 
 
 def _version() -> str:
@@ -23,6 +23,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _demo.add_parser(commands)
     _inspect.add_parser(commands)
+    _audit.add_parser(commands)
+    _doctor.add_parser(commands)
     return parser
 
 
