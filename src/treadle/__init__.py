@@ -15,6 +15,7 @@ from ._audit import audit as audit
 from ._cache import compilation_cache as compilation_cache
 from ._compiled import Compilation as Compilation
 from ._compiled import Compiled as Compiled
+from ._diagnose import explain as explain
 from ._ensemble import ensemble as ensemble
 from ._errors import ArgumentTypeError as ArgumentTypeError
 from ._errors import ArgumentValueError as ArgumentValueError

@@ -10,34 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.xla_metadata import set_xla_metadata
 
-
-class RawFrame(NamedTuple):
-    """A place in the stack at which JAX noted an equation, from the innermost outwards."""
-
-    code: Any
-    line: int
-    column: int
+from .._diagnose import RawFrame as RawFrame
+from .._diagnose import raw_frames as raw_frames
 
 
-@functools.cache
-def _location(code: Any, at: int) -> tuple[int, int]:
-    # Three methods of jaxlib's `Traceback`, which JAX does not export.
-    line, column, _, _ = _traceback_class().code_addr2location(code, at)
-    return line, column
-
-
-@functools.cache
-def _traceback_class() -> Any:
-    return importlib.import_module("jaxlib._jax").Traceback
-
-
-def raw_frames(equation: Any) -> list[RawFrame]:
-    """The stack at which an equation was traced; it begins anew inside of each inner program."""
-    traceback = equation.source_info.traceback
-    if traceback is None:
-        return []
-    codes, places = traceback.raw_frames()
-    return [RawFrame(code, *_location(code, at)) for code, at in zip(codes, places, strict=True)]
+def traceback_of(equation: Any) -> Any:
+    """What is equal for equations that were traced at the same stack, and can be hashed."""
+    return equation.source_info.traceback
 
 
 def is_backward(equation: Any) -> bool:

@@ -3,64 +3,18 @@
 import ast
 import dataclasses
 import functools
-import importlib.util
 import inspect
 import linecache
 import os
 import re
-import sysconfig
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .._diagnose import Place as Place
+from .._diagnose import library_of as library_of
 from ._private import RawFrame, raw_frames
 
-_LIBRARIES = (
-    "jax",
-    "jaxlib",
-    "equinox",
-    "optax",
-    "flax",
-    "haiku",
-    "treadle",
-    "chex",
-    "jaxtyping",
-    "beartype",
-    "typeguard",
-    "wadler_lindig",
-    "numpy",
-    "lineax",
-    "optimistix",
-    "diffrax",
-)
 _IGNORE = re.compile(r"#\s*treadle:\s*ignore\[([\w\s,-]+)\]")
-
-
-class Place(str):
-    """`"/home/me/model.py:31"`, with the parts as attributes.
-
-    Attributes:
-        file: The path of the file.
-        line: The line in it, from 1.
-        function: The function it is in.
-    """
-
-    __slots__ = ("file", "function", "line")
-    file: str
-    line: int
-    function: str
-
-    def __new__(cls, file: str, line: int, function: str = "") -> "Place":
-        place = super().__new__(cls, f"{file}:{line}")
-        place.file, place.line, place.function = file, line, function
-        return place
-
-    def __reduce__(self) -> Any:
-        return Place, (self.file, self.line, self.function)
-
-    @property
-    def short(self) -> str:
-        """`model.py:31`."""
-        return f"{os.path.basename(self.file)}:{self.line}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,32 +29,6 @@ class Frame:
     @property
     def place(self) -> Place:
         return Place(self.code.co_filename, self.line, self.code.co_qualname)
-
-
-@functools.cache
-def _folders() -> tuple[tuple[str, str], ...]:
-    """Where each library lies."""
-    found = []
-    for name in _LIBRARIES:
-        spec = importlib.util.find_spec(name)
-        for folder in (spec.submodule_search_locations or []) if spec else []:
-            found.append((os.path.realpath(folder) + os.sep, name))
-    return tuple(found)
-
-
-@functools.cache
-def library_of(file: str) -> str | None:
-    """The library a file belongs to; `None` for the user's own."""
-    if file.startswith("<") and not file.startswith("<ipython"):
-        return "python"
-    path = os.path.realpath(file)
-    for folder, name in _folders():
-        if path.startswith(folder):
-            return name
-    standard = os.path.realpath(sysconfig.get_path("stdlib")) + os.sep
-    if path.startswith(standard) and "site-packages" not in path:
-        return "python"
-    return None
 
 
 def _frame(raw: RawFrame) -> Frame:

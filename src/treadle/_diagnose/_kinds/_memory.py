@@ -1,0 +1,173 @@
+"""Programs that need more memory than there is."""
+
+import ast
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+from jax.core import Tracer
+from jax.extend import core as jex_core
+
+from ..._jaxpr import inner_jaxprs
+from ..._units import binary
+from .._frames import Place, library_of
+from .._note import Explanation
+from .._private import raw_frames
+from .._raised import MISSING, Raised, source_line
+
+_MEMORY = re.compile(r"[Oo]ut of memory|allocat")
+_BYTES = re.compile(r"alloca\w+ (\d+) ?bytes|alloca\w+ (\d+(?:\.\d+)? ?[KMGT]i?B)")
+_TOLD = 5
+
+
+def explain_memory(raised: Raised) -> Explanation | None:
+    """Where an allocation failed: what the largest values are, and which line makes them."""
+    message = raised.message
+    if not isinstance(raised.error, RuntimeError | ValueError | MemoryError):
+        return None
+    if not message.startswith("RESOURCE_EXHAUSTED") or not _MEMORY.search(message):
+        return None
+    found = _BYTES.search(message)
+    asked = ""
+    if found:
+        size = binary(int(found[1])) if found[1] else found[2]
+        asked = f", which could not give {size} more"
+    program = _program(raised)
+    if program is None:
+        largest = _rows(_alive(), "alive")
+        told = f" The largest arrays alive:\n{largest}" if largest else ""
+    else:
+        arguments = sum(_nbytes(value.aval) for value in program.jaxpr.invars)
+        told = (
+            f" Its arguments are {binary(arguments)}; the largest values that it makes (some may "
+            f"never be stored, where XLA fuses what makes and what takes them):\n"
+            f"{_rows(_made(program.jaxpr, ()), 'made')}"
+        )
+    return Explanation(
+        f"The program needs more memory than the device has{asked}.{told}",
+        "a smaller batch, or the same one in pieces: `TrainStep(..., accumulate=4)`; compute "
+        "activations again instead of keeping them: `eqx.filter_checkpoint(layer)(x)`; "
+        '`precision="bf16"`; donate the old state; `jax.lax.map` over what `vmap` does at once.',
+        "resource_exhausted",
+        ("guides/cost/", "rules/undonated-state/"),
+    )
+
+
+class _Value(NamedTuple):
+    """What takes memory."""
+
+    size: int
+    text: str
+    place: Place | None
+    by: str
+
+
+def _rows(values: Iterator[_Value], word: str) -> str:
+    """The largest, those of one line and shape together."""
+    counts: dict[_Value, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    largest = sorted(counts, key=lambda value: -value.size)[:_TOLD]
+    lines = []
+    for value in largest:
+        times = f"{counts[value]} x " if counts[value] > 1 else ""
+        where = ""
+        if value.place is not None:
+            line = source_line(value.place)
+            where = f"  {value.place.short}{f': `{line}`' if line else ''}"
+        made = f" ({value.by})" if value.by else ""
+        lines.append(f"  {binary(value.size):>9}  {times}{value.text}{where}{made}")
+    return "\n".join(lines)
+
+
+def _made(jaxpr: Any, path: tuple[Any, ...]) -> Iterator[_Value]:
+    """Every value of a program that is made by an operation of its own."""
+    for equation in jaxpr.eqns:
+        inside = [*path, equation]
+        inner = [found for value in equation.params.values() for found in inner_jaxprs(value)]
+        for found in inner:
+            yield from _made(found, tuple(inside))
+        # What an inner program returns is its own; a loop stacks what its turns return.
+        if inner and equation.primitive.name not in ("scan", "while"):
+            continue
+        place = _user_place(inside)
+        for variable in equation.outvars:
+            aval = variable.aval
+            if hasattr(aval, "dtype"):
+                text = f"{aval.dtype}[{','.join(map(str, aval.shape))}]"
+                yield _Value(_nbytes(aval), text, place, equation.primitive.name)
+
+
+def _user_place(path: list[Any]) -> Place | None:
+    for equation in reversed(path):
+        for frame in raw_frames(equation):
+            if library_of(frame.code.co_filename) is None:
+                return Place(frame.code.co_filename, frame.line, frame.code.co_qualname)
+    return None
+
+
+def _alive() -> Iterator[_Value]:
+    for array in jax.live_arrays():
+        if not array.is_deleted():
+            text = f"{array.dtype}[{','.join(map(str, array.shape))}]"
+            yield _Value(_nbytes(array), text, None, "")
+
+
+def _nbytes(aval: Any) -> int:
+    """What an array takes; of keys and the like their words."""
+    dtype = getattr(aval, "dtype", None)
+    itemsize = getattr(dtype, "itemsize", None)
+    if itemsize is None:
+        return 0
+    return math.prod(size for size in aval.shape if isinstance(size, int)) * itemsize
+
+
+# -- which program ----------------------------------------------------------------------------
+
+
+def _program(raised: Raised) -> Any:
+    """The traced program: the one that is known, or that of the compiled call on the line."""
+    if raised.program is not None:
+        return raised.program()
+    for node in raised.nodes:
+        if isinstance(node, ast.Call):
+            return _called(raised, node)
+    return None
+
+
+def _called(raised: Raised, node: ast.Call) -> Any:
+    """The program of a compiled function that was called with what has names."""
+    function = raised.value(node.func)
+    is_jitted = function is not MISSING and callable(getattr(function, "lower", None))
+    if not is_jitted or any(keyword.arg is None for keyword in node.keywords):
+        return None
+    arguments = [_argument(raised, argument) for argument in node.args]
+    keywords = {word.arg: _argument(raised, word.value) for word in node.keywords if word.arg}
+    if any(value is MISSING for value in (*arguments, *keywords.values())):
+        return None
+    # The same shapes: what was traced for the call is found again, and nothing of the user's runs.
+    closed, _, _ = eqx.filter_make_jaxpr(function)(*arguments, **keywords)
+    return closed if isinstance(closed, jex_core.ClosedJaxpr) else None
+
+
+def _argument(raised: Raised, node: ast.AST) -> Any:
+    if isinstance(node, ast.Constant):
+        return node.value
+    value = raised.value(node)
+    return value if value is MISSING else abstract(value)
+
+
+def abstract(tree: Any) -> Any:
+    """Arrays as what they look like: some may be gone already."""
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
+            return leaf
+        return jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding, weak_type=leaf.weak_type
+        )
+
+    return jax.tree.map(one, tree)

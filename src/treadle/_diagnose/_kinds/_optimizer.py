@@ -1,0 +1,167 @@
+"""An optimizer's state, gradients and parameters that do not fit each other."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jaxtyping import PyTree
+
+from ...tree._paths import flatten_with_paths
+from .._note import Explanation
+from .._raised import Call, Raised, is_array, shown
+
+_TREES = re.compile(
+    r"^pytree structure error|^Dict key mismatch|^Custom node type mismatch|"
+    r"^Mismatch custom node data|^Expected .+, got|arity mismatch|"
+    r"got incompatible shapes for broadcasting|^Incompatible shapes for broadcasting",
+    re.IGNORECASE,
+)
+_OTHER_STATE = re.compile(r"'(\w*State|tuple|dict)' object has no attribute '(\w+)'")
+_CHAIN = "The number of updates and states has to be the same in chain"
+_NO_LENGTH = re.compile(r"object of type '(\w+)' has no len\(\)")
+_NEEDS_PARAMS = "requires the current value of parameters"
+_NOT_LIKE = re.compile(r"zeros_like requires ndarray or scalar arguments, got <class '(.+?)'>")
+_FIT = "an-optimizers-state-that-does-not-fit"
+_INIT = "`opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))`"
+_AGAIN = (
+    f"{_INIT} after the model was changed; `TrainStep.migrate` and `treadle.tree.migrate` keep "
+    f"what still fits."
+)
+
+
+def explain_optimizer(raised: Raised) -> Explanation | None:
+    """What goes wrong inside of optax."""
+    calls = [call for call in raised.calls if call.library == "optax"]
+    innermost = raised.within("optax")
+    if innermost is None or raised.by_user:
+        return None
+    last_user = max(
+        (at for at, call in enumerate(raised.calls) if call.library is None), default=-1
+    )
+    if raised.calls.index(innermost) < last_user:
+        return None  # In a loss or a schedule of the user's that optax called.
+    if any(call.name == "apply_updates" for call in calls):
+        return _applied(raised)
+    if any(call.name.startswith("init") for call in calls):
+        return _initial(raised)
+    return _updated(raised, calls)
+
+
+def _applied(raised: Raised) -> Explanation | None:
+    if "unsupported operand type(s)" not in raised.message or "NoneType" not in raised.message:
+        return None
+    return Explanation(
+        "The model holds more than arrays (functions, sizes), where the updates have `None`, and "
+        "`optax.apply_updates` adds leaf by leaf.",
+        "`model = eqx.apply_updates(model, updates)`.",
+        "optax-on-a-whole-model",
+        ("guides/optimizers/",),
+    )
+
+
+def _initial(raised: Raised) -> Explanation | None:
+    found = _NOT_LIKE.search(raised.message)
+    if not found:
+        return None
+    return Explanation(
+        f"The optimizer was given a leaf of type `{found[1].rsplit('.', 1)[-1]}`: a model holds "
+        f"functions and sizes too, and optax makes an array for every leaf.",
+        f"{_INIT}.",
+        "optax-on-a-whole-model",
+        ("guides/optimizers/",),
+    )
+
+
+def _updated(raised: Raised, calls: list[Call]) -> Explanation | None:
+    message, error = raised.message, raised.error
+    if _NEEDS_PARAMS in message:
+        return Explanation(
+            "Part of the optimizer (weight decay is one) reads the parameters, and `update` was "
+            "called without them.",
+            "`updates, opt_state = optimizer.update(grads, opt_state, params)`; of a model, "
+            "`eqx.filter(model, eqx.is_inexact_array)`.",
+            "update-without-params",
+            ("guides/optimizers/",),
+        )
+    call = next((call for call in reversed(calls) if _is_update(call)), None)
+    if call is None:
+        return None
+    other = isinstance(error, AttributeError) and _OTHER_STATE.search(message)
+    lacking = isinstance(error, TypeError) and _NO_LENGTH.search(message)
+    if other or _CHAIN in message or (lacking and not isinstance(call.names["state"], tuple)):
+        return Explanation(
+            "The state that `update` was given was not made by this optimizer: another one made "
+            "it, or the arguments stand in another order.",
+            "`opt_state = optimizer.init(params)` with this very optimizer, and `updates, "
+            "opt_state = optimizer.update(grads, opt_state, params)`, in this order.",
+            _FIT,
+            ("guides/optimizers/",),
+        )
+    if isinstance(error, ValueError | TypeError) and _TREES.search(message):
+        return _misfit(call)
+    return None
+
+
+def _is_update(call: Call) -> bool:
+    return call.name.startswith("update") and {"updates", "state"} <= call.names.keys()
+
+
+def _misfit(call: Call) -> Explanation | None:
+    updates, state = call.names["updates"], call.names["state"]
+    for name, part in _parts(state):
+        difference = _difference(part, updates, f"`{name}` of the state", "the gradient")
+        if difference:
+            return Explanation(
+                f"The optimizer's state was made for another model: {difference}.",
+                _AGAIN,
+                _FIT,
+                ("guides/optimizers/",),
+            )
+    params = call.names.get("params")
+    difference = params is not None and _difference(
+        params, updates, "the parameters", "the gradient"
+    )
+    if difference:
+        return Explanation(
+            f"`update` was given parameters that are not those of the gradient: {difference}.",
+            "filter both alike: `optimizer.update(grads, opt_state, eqx.filter(model, "
+            "eqx.is_inexact_array))`.",
+            _FIT,
+            ("guides/optimizers/",),
+        )
+    return None
+
+
+def _parts(state: Any) -> Iterator[tuple[str, PyTree]]:
+    """The trees in a state that have the model's form: moments, averages."""
+    names = getattr(state, "_fields", None)
+    if names is not None:
+        for name, part in zip(names, state, strict=True):
+            if hasattr(part, "_fields"):
+                yield from _parts(part)
+            elif part is not None and not _is_number(part):
+                yield name, part
+    elif isinstance(state, tuple):
+        for part in state:
+            yield from _parts(part)
+
+
+def _is_number(part: Any) -> bool:
+    return is_array(part) and len(part.shape) == 0
+
+
+def _difference(one: PyTree, two: PyTree, first: str, second: str) -> str:
+    """The first leaf in which two trees differ, in words; none where they fit."""
+    mine, yours = dict(flatten_with_paths(one)[0]), dict(flatten_with_paths(two)[0])
+    for path, leaf in yours.items():
+        if path not in mine:
+            return f"{second} has a leaf `{path}`, which {first} does not"
+        if is_array(leaf) and is_array(mine[path]) and leaf.shape != mine[path].shape:
+            return (
+                f"the leaf `{path}` is {shown(mine[path])} in {first}, and {shown(leaf)} in "
+                f"{second}"
+            )
+    for path in mine:
+        if path not in yours:
+            return f"{first} has a leaf `{path}`, which {second} does not"
+    return ""

@@ -1,0 +1,301 @@
+"""A traced array where Python or NumPy wants its value."""
+
+import ast
+
+from jax.errors import (
+    ConcretizationTypeError,
+    NonConcreteBooleanIndexError,
+    TracerArrayConversionError,
+    TracerBoolConversionError,
+    TracerIntegerConversionError,
+)
+
+from .._note import Explanation
+from .._raised import Raised
+
+_NO_VALUE = (
+    "and while JAX traces a function (for `jit`, `vmap`, `grad`, `scan`) an array has a shape and "
+    "a dtype, but no value."
+)
+_IN_NUMPY = "setting an array element with a sequence"
+
+
+def explain_tracers(raised: Raised) -> Explanation | None:
+    """Where a value is wanted of what has none while it is traced."""
+    error = raised.error
+    if isinstance(error, TracerBoolConversionError):
+        return Explanation(*_condition(raised), "tracerboolconversionerror")
+    if isinstance(error, TracerIntegerConversionError):
+        return Explanation(*_integer(raised), "tracerintegerconversionerror")
+    if isinstance(error, TracerArrayConversionError):
+        return Explanation(*_numpy(raised), "tracerarrayconversionerror")
+    if isinstance(error, NonConcreteBooleanIndexError):
+        return Explanation(*_mask(raised), "nonconcretebooleanindexerror")
+    if isinstance(error, ConcretizationTypeError):
+        return Explanation(*_value(raised), "concretizationtypeerror")
+    if _IN_NUMPY in raised.message and isinstance(error.__cause__, ConcretizationTypeError):
+        return Explanation(*_into_numpy(raised), "tracerarrayconversionerror")
+    return None
+
+
+# -- `if`, `while`, `and` ---------------------------------------------------------------------
+
+_SYMBOLS = {ast.And: "&", ast.Or: "|"}
+_EXTREMES = {"max": "maximum", "min": "minimum"}
+
+
+def _condition(raised: Raised) -> tuple[str, str]:
+    for node, inner in zip(raised.nodes, [None, *raised.nodes], strict=False):
+        found = _condition_in(raised, node, inner)
+        if found is not None:
+            wanted, fix = found
+            return f"{wanted} needs a value, {_NO_VALUE}", fix
+    return (
+        f"Python's `if`, `while`, `and`, `or` and `not` need a value, {_NO_VALUE}",
+        (
+            "`jnp.where(condition, a, b)`; `jax.lax.cond(condition, f, g, x)` where only one may "
+            "run; `&`, `|` and `~` for `and`, `or` and `not`."
+        ),
+    )
+
+
+def _condition_in(raised: Raised, node: ast.AST, inner: ast.AST | None) -> tuple[str, str] | None:
+    text = raised.text
+    if isinstance(node, ast.BoolOp):
+        symbol = _SYMBOLS[type(node.op)]
+        word = "and" if symbol == "&" else "or"
+        fix = f" {symbol} ".join(_grouped(value) for value in node.values)
+        return f"Python's `{word}`", f"`{fix}`, which goes element by element."
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return "Python's `not`", f"`~{_grouped(node.operand)}`, or `jnp.logical_not(...)`."
+    if isinstance(node, ast.Compare) and len(node.ops) > 1:
+        sides = [node.left, *node.comparators]
+        pairs = [
+            text(ast.Compare(left, [op], [right]))
+            for left, op, right in zip(sides, node.ops, sides[1:], strict=False)
+        ]
+        fix = " & ".join(f"({pair})" for pair in pairs)
+        return "A chain of comparisons is Python's `and`, which", f"`{fix}`."
+    if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+        item, values = text(node.left), text(node.comparators[0])
+        fix = f"jnp.any({item} == jnp.asarray({values}))"
+        return "Python's `in`", f"`{fix if isinstance(node.ops[0], ast.In) else f'~{fix}'}`."
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return _condition_in_call(raised, node, node.func.id)
+    if isinstance(node, ast.IfExp) and inner is node.test:
+        test, one, other = text(node.test), text(node.body), text(node.orelse)
+        return "Python's `if`", f"`jnp.where({test}, {one}, {other})`.{_flag(node.test)}"
+    if isinstance(node, ast.If) and inner is node.test:
+        test = text(node.test)
+        fix = (
+            f"`jnp.where({test}, a, b)` of what the two ways give; or `jax.lax.cond({test}, f, g, "
+            f"x)`, where only one of the functions runs.{_flag(node.test)}"
+        )
+        return "Python's `if`", fix
+    if isinstance(node, ast.While) and inner is node.test:
+        names = {one.id for one in ast.walk(node.test) if isinstance(one, ast.Name)}
+        state = names.pop() if len(names) == 1 else "state"
+        fix = (
+            f"`jax.lax.while_loop(lambda {state}: {text(node.test)}, body, {state})`, with all "
+            f"that changes in `{state}`."
+        )
+        return "Python's `while`", fix
+    if isinstance(node, ast.Assert) and inner is node.test:
+        fix = (
+            f'`x = eqx.error_if(x, ~{_grouped(node.test)}, "what is wrong")`, with an `x` that is '
+            f"used afterwards; what shapes and dtypes must be can be asserted as it is."
+        )
+        return "Python's `assert`", fix
+    if isinstance(node, ast.comprehension):
+        return None
+    return None
+
+
+def _condition_in_call(raised: Raised, node: ast.Call, name: str) -> tuple[str, str] | None:
+    text = raised.text
+    arguments = ", ".join(text(argument) for argument in node.args)
+    if name in _EXTREMES and len(node.args) == 2:
+        return f"Python's `{name}`", f"`jnp.{_EXTREMES[name]}({arguments})`."
+    if name in (*_EXTREMES, "any", "all", "sorted") and len(node.args) == 1:
+        function = "sort" if name == "sorted" else name
+        return f"Python's `{name}`", f"`jnp.{function}(jnp.asarray({arguments}))`."
+    if name == "bool":
+        return "`bool`", f"keep it as an array, `{arguments}`, or `({arguments}).astype(bool)`."
+    return None
+
+
+def _grouped(node: ast.AST) -> str:
+    text = ast.unparse(node)
+    simple = isinstance(node, ast.Name | ast.Attribute | ast.Call | ast.Subscript | ast.Constant)
+    return text if simple else f"({text})"
+
+
+def _flag(test: ast.AST) -> str:
+    """A bare name may be a setting that was handed over like data."""
+    if isinstance(test, ast.UnaryOp):
+        test = test.operand
+    if not isinstance(test, ast.Name):
+        return ""
+    return (
+        f' If `{test.id}` is a setting, and not data: `jax.jit(..., static_argnames="{test.id}")`, '
+        f"or `eqx.filter_jit`, to which a Python bool is static."
+    )
+
+
+# -- whole numbers ----------------------------------------------------------------------------
+
+
+def _integer(raised: Raised) -> tuple[str, str]:
+    cause = "A Python integer is wanted"
+    for node in raised.nodes:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "range"
+        ):
+            bounds = [raised.text(argument) for argument in node.args]
+            start, stop = ("0", bounds[0]) if len(bounds) == 1 else (bounds[0], bounds[1])
+            return (
+                f"`range` needs the value of a Python integer, {_NO_VALUE}",
+                (
+                    f"`jax.lax.fori_loop({start}, {stop}, lambda i, state: ..., state)`; or make "
+                    f"the number static (`static_argnames`, a field `eqx.field(static=True)`)."
+                ),
+            )
+        if isinstance(node, ast.Subscript):
+            values, index = raised.text(node.value), raised.text(node.slice)
+            return (
+                f"A Python list or tuple is indexed with the value of an integer, {_NO_VALUE}",
+                (
+                    f"`jnp.asarray({values})[{index}]` for numbers or arrays of one shape; "
+                    f"`jax.lax.switch({index}, functions, x)` for functions or layers."
+                ),
+            )
+    return (
+        f"{cause}, {_NO_VALUE}",
+        (
+            "make the number static (`static_argnames`, or a field `eqx.field(static=True)`), or "
+            "take it from a shape (`x.shape[0]`), which is known."
+        ),
+    )
+
+
+# -- NumPy ------------------------------------------------------------------------------------
+
+_NUMPY = ("np", "numpy", "onp")
+
+
+def _numpy(raised: Raised) -> tuple[str, str]:
+    for node in raised.nodes:
+        if isinstance(node, ast.Subscript):
+            values, index = raised.text(node.value), raised.text(node.slice)
+            return (
+                (
+                    f"A NumPy array is indexed with a traced one, of which NumPy wants the value, "
+                    f"{_NO_VALUE}"
+                ),
+                f"`jnp.asarray({values})[{index}]`.",
+            )
+        if isinstance(node, ast.Call):
+            function = raised.text(node.func)
+            package, _, rest = function.partition(".")
+            cause = f"`{function}` computes with NumPy's values, {_NO_VALUE}"
+            if package in _NUMPY:
+                arguments = ", ".join(raised.text(argument) for argument in node.args)
+                return cause, f"`jnp.{rest}({arguments})`."
+            if package in ("scipy", "sp"):
+                return cause, f"`jax.{function.replace('sp.', 'scipy.', 1)}`, where JAX has it."
+            break
+    return (
+        f"A NumPy function wants the value of a traced array, {_NO_VALUE}",
+        (
+            "the function of the same name in `jax.numpy`; or move it out of the traced function; "
+            "or `jax.pure_callback`, which calls NumPy while the program runs."
+        ),
+    )
+
+
+def _into_numpy(raised: Raised) -> tuple[str, str]:
+    node = next((node for node in raised.nodes if isinstance(node, ast.Subscript)), None)
+    cause = f"A NumPy array takes the value of what is put into it, {_NO_VALUE}"
+    if node is None:
+        return cause, "build the array with `jax.numpy`: `jnp.stack`, or `x = x.at[i].set(value)`."
+    array, index = raised.text(node.value), raised.text(node.slice)
+    return (
+        cause,
+        (
+            f"make `{array}` with `jnp` instead of `np`, and write `{array} = "
+            f"{array}.at[{index}].set(...)`."
+        ),
+    )
+
+
+# -- masks, and everything else ---------------------------------------------------------------
+
+
+def _mask(raised: Raised) -> tuple[str, str]:
+    cause = (
+        "How many elements a mask selects depends on its values, and every array in a traced "
+        "program has a shape that is known before."
+    )
+    for node in raised.nodes:
+        if isinstance(node, ast.Subscript):
+            array, mask = raised.text(node.value), raised.text(node.slice)
+            return (
+                cause,
+                (
+                    f"keep the shape: `jnp.where({mask}, {array}, 0)`, or in reductions "
+                    f"`jnp.sum({array}, where={mask})`, `jnp.mean({array}, where={mask})`."
+                ),
+            )
+    return cause, "keep the shape: `jnp.where(mask, x, 0)`, `jnp.sum(x, where=mask)`."
+
+
+def _value(raised: Raised) -> tuple[str, str]:
+    message = raised.message
+    call = next((node for node in raised.nodes if isinstance(node, ast.Call)), None)
+    function = raised.text(call.func) if call is not None else ""
+    for name in ("float", "int", "complex"):
+        if f"`{name}` function" in message:
+            given = raised.text(call.args[0]) if call is not None and function == name else "x"
+            return (
+                f"`{name}` needs a value, {_NO_VALUE}",
+                (
+                    f"leave it an array: `{given}`, or `jnp.asarray({given}, {name})` for the "
+                    f"dtype. To see it, return it (as aux of the loss) and take `{name}(...)` of "
+                    f"the result."
+                ),
+            )
+    for name in ("item", "tolist"):
+        if f"{name}() method" in message:
+            given = "x"
+            if call is not None and isinstance(call.func, ast.Attribute) and call.func.attr == name:
+                given = raised.text(call.func.value)
+            return (
+                f"`.{name}()` needs a value, {_NO_VALUE}",
+                (
+                    f"leave it an array, `{given}`, return it, and take `.{name}()` of what the "
+                    f"compiled function returns; `jax.debug.print` shows it while it runs."
+                ),
+            )
+    if "size argument" in message:
+        return (
+            (
+                "How many elements come out depends on values, and every array in a traced program "
+                "has a shape that is known before."
+            ),
+            (
+                "say how many: `size=n, fill_value=0`; or keep the shape, with `jnp.where(mask, x, "
+                "0)` (three arguments) instead of the places."
+            ),
+        )
+    return (
+        (
+            f"{f'`{function}`' if function else 'The call'} needs the value of an argument, since "
+            f"a shape or an option depends on it, {_NO_VALUE}"
+        ),
+        (
+            "make that argument static (`jax.jit(..., static_argnames=...)`, a field "
+            "`eqx.field(static=True)`), or take it from a shape (`x.shape[0]`), which is known."
+        ),
+    )
