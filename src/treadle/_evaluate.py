@@ -16,6 +16,7 @@ from ._casting import computing
 from ._checks import one_of, whole_number
 from ._compilations import CompilationLog
 from ._custom_types import Batch, Door, KeyLike, MetricFn, Model
+from ._diagnose import abstract, annotate, explain
 from ._errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -111,12 +112,25 @@ class EvalStep:
             members: Whether the model has a leading axis of members, which the figures then have.
         """
         known, start = self._compilations, time.perf_counter()
-        totals = self._program(model, batch, weights, members)
+        try:
+            totals = self._program(model, batch, weights, members)
+        except Exception as error:
+            self._compilations = known
+            annotate(error, lambda: self._traced_again(model, batch, weights, members))
+            raise
         if self._compilations != known:
             seconds = time.perf_counter() - start
             done = len(self._log.entries)
             self._log.complete("evaluation", done, seconds, model=model, batch=batch)
         return totals
+
+    def _traced_again(self, *arguments: Any) -> Any:
+        """The traced program of a call that failed; JAX has it still, and nothing runs."""
+        known = self._compilations
+        try:
+            return self._program.trace(*abstract(arguments)).jaxpr
+        finally:
+            self._compilations = known
 
     def _traced(
         self, packed: Bundle, batch: Batch, weights: jax.Array, members: bool
@@ -161,6 +175,7 @@ class EvalStep:
         return totals
 
 
+@explain()
 def evaluate(
     eval_step: Door[EvalStep],
     model_or_state: Model | TrainState,
@@ -434,6 +449,7 @@ def _padded(batch: Batch, count: int, size: int) -> Batch:
     return jax.tree.map(lambda leaf: leaf[places], batch)
 
 
+@explain()
 def predict(
     model: Model | TrainState,
     inputs: PyTree,

@@ -25,7 +25,8 @@ from ._custom_types import (
     Metrics,
     Model,
 )
-from ._diagnose import compilation_counter
+from ._diagnose import abstract, annotate, compilation_counter, remember
+from ._diagnose import explain as explaining
 from ._errors import (
     ArgumentTypeError,
     ArgumentValueError,
@@ -211,10 +212,11 @@ class TrainStep:
         # What follows compiles a dozen small programs.
         ensure_compilation_cache()
         key = as_key(key)
-        if self._spec.members is None:
-            return initial_state(self._spec, model, key, copy, model_state, hyperparams)
-        keys = member_keys(key, self._spec.members)
-        return initial_members(self._spec, model, keys, model_state, hyperparams)
+        with explaining():
+            if self._spec.members is None:
+                return initial_state(self._spec, model, key, copy, model_state, hyperparams)
+            keys = member_keys(key, self._spec.members)
+            return initial_members(self._spec, model, keys, model_state, hyperparams)
 
     def _init_members(
         self, model: Any, keys: Any, hyperparams: Mapping[str, Any] | None
@@ -280,7 +282,8 @@ class TrainStep:
             As a call does, except `NonFiniteError`: ask `check(state)`.
         """
         self._require_arguments(state, args)
-        new, metrics = advance_all(self._spec, state.parts(), batch, args)
+        with explaining():
+            new, metrics = advance_all(self._spec, state.parts(), batch, args)
         return _repacked(state, new), metrics
 
     def migrate(
@@ -358,10 +361,15 @@ class TrainStep:
         packed = None if args is None else pack_args(args)
         known = len(self._log.entries)
         start = time.perf_counter()
-        program = self._step.trace(state, batch, packed)
-        lowered = program.lower()
-        traced = time.perf_counter()
-        executable = lowered.compile()
+        program = None
+        try:
+            program = self._step.trace(state, batch, packed)
+            lowered = program.lower()
+            traced = time.perf_counter()
+            executable = lowered.compile()
+        except Exception as error:
+            annotate(error, None if program is None else lambda: program.jaxpr)
+            raise
         done = time.perf_counter()
         given = {"state": state, "batch": batch, "args": packed}
         self._log.complete("step", known, done - start, ahead=True, **given)
@@ -402,7 +410,8 @@ class TrainStep:
         faults = self._faults if state is None else state.parts().faults
         self._faults = self._older_faults = None  # Told once; the state keeps them.
         if faults is not None:
-            self._tell(np.asarray(faults))
+            with explaining():
+                self._tell(np.asarray(faults))
 
     # -- inside the program -------------------------------------------------------------------
 
@@ -464,10 +473,12 @@ class TrainStep:
             self._log.forget(known)
             self._require_arguments(state, args)
             explain(error, name, state, batch, args)
+            annotate(error, lambda: self._traced(name, state, batch, packed))
             raise
         if self._xla.count != compiled:
             seconds = time.perf_counter() - start
             self._log.complete(name, known, seconds, state=state, batch=batch, args=packed)
+            remember(self._traced, name, state, batch, packed)
         if id(state) != self._newest:
             self._older_faults = None
         self._newest, self._faults = id(new), faults
@@ -476,12 +487,21 @@ class TrainStep:
             self._poll()
         return new, metrics
 
+    def _traced(self, name: str, *arguments: Any) -> Any:
+        """The traced program of a call that failed; JAX has it still, and nothing runs."""
+        known, program = len(self._log.entries), self._step if name == "step" else self._scan
+        try:
+            return program.trace(*abstract(arguments)).jaxpr
+        finally:
+            self._log.forget(known)
+
     def _poll(self) -> None:
         """Reads the faults of some calls ago: the newest are seldom ready, and nothing waits."""
         oldest = self._faults if self._older_faults is None else self._older_faults
         if oldest.is_ready():
             self._older_faults = None
-            self._tell(np.asarray(oldest))
+            with explaining():
+                self._tell(np.asarray(oldest))
         elif self._older_faults is None:
             self._older_faults = self._faults
 

@@ -119,7 +119,7 @@ class Raised:
     def arrays(self) -> list[tuple[str, Any]]:
         """The arrays that are named where the error came from, each with its value."""
         found: dict[str, Any] = {}
-        for node in _chains(self.nodes[0]) if self.nodes else ():
+        for node in _operands(self.nodes[0]) if self.nodes else ():
             value = self.value(node)
             if is_array(value):
                 found[self.text(node)] = value
@@ -230,22 +230,24 @@ def _span(node: Any) -> tuple[tuple[int, int], tuple[int, int]]:
     return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
 
 
-def _chains(node: ast.AST) -> Iterator[ast.AST]:
-    """Names, and attributes of names, each as long as it is; not what is called."""
-    if isinstance(node, ast.Attribute) and _root(node) is not None:
-        yield node
-        if isinstance(node.value, ast.Attribute | ast.Name):
-            # `x.shape`, `x.T`: the array is what stands before.
-            yield node.value
-        return
-    if isinstance(node, ast.Name):
-        yield node
-        return
-    for child in ast.iter_child_nodes(node):
-        if isinstance(node, ast.Call) and child is node.func and isinstance(child, ast.Attribute):
-            yield from _chains(child.value)
-        elif not isinstance(child, ast.Lambda):
-            yield from _chains(child)
+_HOLDERS = (ast.BinOp, ast.UnaryOp, ast.Compare, ast.List, ast.Tuple, ast.Starred, ast.keyword)
+
+
+def _operands(node: ast.AST) -> Iterator[ast.AST]:
+    """The names, and attributes of names, that an operation or a call takes; not those of those."""
+    parts: list[ast.AST] = [node]
+    if isinstance(node, ast.Call):
+        method = [node.func.value] if isinstance(node.func, ast.Attribute) else []
+        parts = [*method, *node.args, *node.keywords]
+    elif isinstance(node, ast.Subscript):
+        parts = [node.value, node.slice]
+    for part in parts:
+        if isinstance(part, ast.Name) or (isinstance(part, ast.Attribute) and _root(part)):
+            yield part
+        elif isinstance(part, _HOLDERS):
+            for child in ast.iter_child_nodes(part):
+                if not isinstance(child, ast.Call | ast.Subscript):
+                    yield from _operands(child)
 
 
 def _root(node: ast.AST) -> ast.Name | None:

@@ -14,7 +14,7 @@ _NO_TYPE = re.compile(
 )
 _RETURNED = re.compile(r"returned a value of type <class '(.+?)'>, which is not a valid JAX type")
 _STATIC = re.compile(r"an object of type <class '(.+?)'>")
-_UNHASHABLE = re.compile(r"unhashable type: '(\w*(?:Array|Tracer)\w*)'")
+_UNHASHABLE = re.compile(r"unhashable type: '([\w.]*(?:Array|Tracer)\w*)'")
 _AXIS = re.compile(r"[Uu]nbound axis name: ?'?([^\s.']+)'?")
 
 

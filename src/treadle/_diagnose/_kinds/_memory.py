@@ -3,17 +3,19 @@
 import ast
 import math
 import re
+import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
-from jax.core import Tracer
 from jax.extend import core as jex_core
 
 from ..._jaxpr import inner_jaxprs
 from ..._units import binary
+from .._abstract import abstract
 from .._frames import Place, library_of
+from .._newest import newest_program
 from .._note import Explanation
 from .._private import raw_frames
 from .._raised import MISSING, Raised, source_line
@@ -35,25 +37,35 @@ def explain_memory(raised: Raised) -> Explanation | None:
     if found:
         size = binary(int(found[1])) if found[1] else found[2]
         asked = f", which could not give {size} more"
-    program = _program(raised)
-    if program is None:
-        largest = _rows(_alive(), "alive")
-        told = f" The largest arrays alive:\n{largest}" if largest else ""
-    else:
-        arguments = sum(_nbytes(value.aval) for value in program.jaxpr.invars)
-        told = (
-            f" Its arguments are {binary(arguments)}; the largest values that it makes (some may "
-            f"never be stored, where XLA fuses what makes and what takes them):\n"
-            f"{_rows(_made(program.jaxpr, ()), 'made')}"
-        )
     return Explanation(
-        f"The program needs more memory than the device has{asked}.{told}",
+        f"The device has less memory than is needed{asked}. {_largest(raised)}",
         "a smaller batch, or the same one in pieces: `TrainStep(..., accumulate=4)`; compute "
         "activations again instead of keeping them: `eqx.filter_checkpoint(layer)(x)`; "
         '`precision="bf16"`; donate the old state; `jax.lax.map` over what `vmap` does at once.',
         "resource_exhausted",
         ("guides/cost/", "rules/undonated-state/"),
     )
+
+
+def _largest(raised: Raised) -> str:
+    """What takes the memory, as far as that is known."""
+    program, which = _program(raised), "The program's"
+    if program is None and _is_read(raised):
+        # The device runs behind, and says so where a result is read.
+        program, which = newest_program(), "If it was the program of the step compiled last: its"
+    if program is None:
+        return f"The largest arrays alive:\n{_rows(_alive())}"
+    arguments = sum(_nbytes(value.aval) for value in program.jaxpr.invars)
+    return (
+        f"{which} arguments are {binary(arguments)}, and these are the largest values that it "
+        f"makes (but some are never stored, where XLA fuses what makes and what takes them):\n"
+        f"{_rows(_made(program.jaxpr, ()))}"
+    )
+
+
+def _is_read(raised: Raised) -> bool:
+    """Whether the error came where Python read a value, and not where a program was called."""
+    return any(call.name in ("_value", "__array__", "block_until_ready") for call in raised.calls)
 
 
 class _Value(NamedTuple):
@@ -65,18 +77,20 @@ class _Value(NamedTuple):
     by: str
 
 
-def _rows(values: Iterator[_Value], word: str) -> str:
+def _rows(values: Iterator[_Value]) -> str:
     """The largest, those of one line and shape together."""
     counts: dict[_Value, int] = {}
     for value in values:
         counts[value] = counts.get(value, 0) + 1
     largest = sorted(counts, key=lambda value: -value.size)[:_TOLD]
+    # What is small beside the largest is none of the trouble.
+    largest = [value for value in largest if value.size * 100 >= largest[0].size]
     lines = []
     for value in largest:
         times = f"{counts[value]} x " if counts[value] > 1 else ""
         where = ""
         if value.place is not None:
-            line = source_line(value.place)
+            line = textwrap.shorten(source_line(value.place), 60, placeholder=" ...")
             where = f"  {value.place.short}{f': `{line}`' if line else ''}"
         made = f" ({value.by})" if value.by else ""
         lines.append(f"  {binary(value.size):>9}  {times}{value.text}{where}{made}")
@@ -158,16 +172,3 @@ def _argument(raised: Raised, node: ast.AST) -> Any:
         return node.value
     value = raised.value(node)
     return value if value is MISSING else abstract(value)
-
-
-def abstract(tree: Any) -> Any:
-    """Arrays as what they look like: some may be gone already."""
-
-    def one(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
-            return leaf
-        return jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=leaf.sharding, weak_type=leaf.weak_type
-        )
-
-    return jax.tree.map(one, tree)
