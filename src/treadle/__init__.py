@@ -37,7 +37,9 @@ from ._evaluate import EvalStep as EvalStep
 from ._evaluate import evaluate as evaluate
 from ._evaluate import predict as predict
 from ._loop import History as History
+from ._loop import Replayed as Replayed
 from ._loop import fit as fit
+from ._loop import replay as replay
 from ._precision import LossScale as LossScale
 from ._precision import Precision as Precision
 from ._state import TrainState as TrainState

@@ -60,7 +60,20 @@ class StateUnavailableError(TreadleError, RuntimeError):
 
 
 class NonFiniteError(TreadleError, FloatingPointError):
-    """A loss or gradient was NaN or infinite."""
+    """A loss or gradient was NaN or infinite.
+
+    Attributes:
+        step: The number of the first step that met one: the `at` of `treadle.replay`.
+    """
+
+    def __init__(self, message: str, step: int | None = None):
+        super().__init__(message)
+        self.step = step
+
+    def in_run(self, run: str | None) -> None:
+        """Names what `treadle.replay` is to begin with: a run, or nothing but the state."""
+        told = str(self.args[0])
+        self.args = (told.replace("treadle.replay(run,", f"treadle.replay({run!r},"),)
 
 
 class MissingExtraError(TreadleError, ImportError):

@@ -452,8 +452,21 @@ class TrainStep:
 
     # -- around the program -------------------------------------------------------------------
 
+    def _replayed(
+        self, state: TrainState, batch: Batch, args: Args | None
+    ) -> tuple[TrainState, Metrics]:
+        """As a call, of whose outcome nobody is told: the state that comes back has it."""
+        return self._dispatch(self._step, "step", state, batch, args, watched=False)
+
     def _dispatch(
-        self, program: Any, name: str, state: Door[TrainState], batch: Batch, args: Args | None
+        self,
+        program: Any,
+        name: str,
+        state: Door[TrainState],
+        batch: Batch,
+        args: Args | None,
+        *,
+        watched: bool = True,
     ) -> tuple[TrainState, Metrics]:
         packed = None
         if args is not None:
@@ -479,6 +492,8 @@ class TrainStep:
             seconds = time.perf_counter() - start
             self._log.complete(name, known, seconds, state=state, batch=batch, args=packed)
             remember(self._traced, name, state, batch, packed)
+        if not watched:
+            return new, metrics
         if id(state) != self._newest:
             self._older_faults = None
         self._newest, self._faults = id(new), faults
@@ -522,7 +537,9 @@ class TrainStep:
         nonfinite, empty = (_first(rows[:, column]) for column in (0, 1))
         if nonfinite is not None and self._spec.nonfinite == "raise":
             members = np.flatnonzero(rows[:, 0] != NO_FAULT) if faults.ndim > 1 else None
-            raise NonFiniteError(_nonfinite_message(nonfinite, members, self._spec.counts_skipped))
+            more = ", args=args" if self._wants_args else ""
+            message = _nonfinite_message(nonfinite, members, self._spec.counts_skipped, more)
+            raise NonFiniteError(message, nonfinite)
         if empty is not None and not self._zero_weight_told:
             self._zero_weight_told = True
             warnings.warn(
@@ -540,7 +557,7 @@ def _first(steps: np.ndarray) -> int | None:
     return int(found.min()) if found.size else None
 
 
-def _nonfinite_message(step: int, members: np.ndarray | None, scaled: bool) -> str:
+def _nonfinite_message(step: int, members: np.ndarray | None, scaled: bool, more: str) -> str:
     where = "" if members is None else f" (of the members {', '.join(map(str, members))})"
     since = (
         "its update was dropped, where the gradient was not finite, and the steps since went on"
@@ -549,9 +566,11 @@ def _nonfinite_message(step: int, members: np.ndarray | None, scaled: bool) -> s
     )
     return (
         f"The loss or the gradient of step {step}{where} is NaN or infinite, and {since}. "
-        f"Go back to a state from before it: a "
-        f"checkpoint, or `state.copy()`; `step(state, batch)` on the batch of step "
-        f"{step} shows it again, with the same random draws. "
+        f"`state, batch = treadle.replay(run, step, state=step.init(model, key=key), "
+        f"data=data, at={step}{more})` brings back the state before it and its batch, bit for bit "
+        f"(`state.copy()` does, in a loop of your own); "
+        f"`print(treadle.explain_nonfinite(step, state, batch{more}))` names the operation in "
+        f"which it began, and your line. "
         f"`TrainStep(..., nonfinite='skip')` drops such updates, 'ignore' lets them be."
     )
 

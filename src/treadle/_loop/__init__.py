@@ -2,3 +2,5 @@
 
 from ._fit import fit as fit
 from ._history import History as History
+from ._replay import Replayed as Replayed
+from ._replay import replay as replay

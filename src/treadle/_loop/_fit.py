@@ -162,13 +162,28 @@ def fit(
             return loop.state, history
         if folder is not None:
             folder.note_start(loop.count)
-        trained = loop.run()
+        try:
+            trained = loop.run()
+        except NonFiniteError as error:
+            _tell_of_run(error, place, run)
+            raise
     if history.compilations:
         notice(_compiled(history.compilations), progress)
     if history.stopped is not None:
         saved = "" if place is None else "; run it again to continue from here"
         notice(f"stopped at step {loop.count} of {num_steps}: {history.stopped}{saved}", progress)
     return trained, history
+
+
+def _tell_of_run(error: NonFiniteError, place: Checkpointer | None, run: Any) -> None:
+    """Completes the call of `replay` that the message has."""
+    if place is None or error.step is None:
+        return
+    # A save that is under way is of a state from before it; whether it fails is told elsewhere.
+    under_way = not place._background.is_idle
+    there = under_way or any(number <= error.step for number in place._steps())
+    where = str(place.directory if run is None else run)
+    error.in_run(where if there else None)
 
 
 def _compiled(compilations: Sequence[Compilation]) -> str:

@@ -21,10 +21,10 @@ def is_over(checkpointer: Checkpointer, num_steps: int, *, evaluates: bool) -> b
     newest = checkpointer.latest_step() or 0
     if newest != num_steps or not evaluates:
         return newest >= num_steps
-    return newest == 0 or not _kept(checkpointer.metadata(newest), "untold").get("eval")
+    return newest == 0 or not kept(checkpointer.metadata(newest), "untold").get("eval")
 
 
-def _kept(metadata: dict[str, Any], name: str) -> dict[str, Any]:
+def kept(metadata: dict[str, Any], name: str) -> dict[str, Any]:
     """What `fit` keeps in a checkpoint; nothing, in one that was saved by hand."""
     kept = metadata.get(name)
     # Without the others, it is something else that the user calls so.
@@ -75,8 +75,8 @@ def resume(
     if not continued:
         loop.state = _restored(checkpointer, loop.state, newest)
         loop.count = newest
-    loop.restore_callbacks(_kept(metadata, "callbacks"))
-    untold = _kept(metadata, "untold")
+    loop.restore_callbacks(kept(metadata, "callbacks"))
+    untold = kept(metadata, "untold")
     if loop.evaluation is not None and newest <= loop.num_steps:
         loop.to_be_told = untold.get("eval")
     if "Log" in (loop.to_be_told or ()):
@@ -84,7 +84,7 @@ def resume(
         rows.drop_evaluation(newest)
     skipped = 0
     if newest < loop.num_steps or loop.to_be_told:
-        place = _kept(metadata, "data") or {"consumed": newest, "position": None}
+        place = kept(metadata, "data") or {"consumed": newest, "position": None}
         skipped = loop.feed.restore(place, skip=skip_data, continued=continued)
     for row in rows.rows():
         if row["step"] <= newest:
