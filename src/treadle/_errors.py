@@ -70,7 +70,7 @@ class NonFiniteError(TreadleError, FloatingPointError):
         super().__init__(message)
         self.step = step
 
-    def in_run(self, run: str | None) -> None:
+    def _in_run(self, run: str | None) -> None:
         """Names what `treadle.replay` is to begin with: a run, or nothing but the state."""
         told = str(self.args[0])
         self.args = (told.replace("treadle.replay(run,", f"treadle.replay({run!r},"),)

@@ -183,7 +183,7 @@ def _tell_of_run(error: NonFiniteError, place: Checkpointer | None, run: Any) ->
     under_way = not place._background.is_idle
     there = under_way or any(number <= error.step for number in place._steps())
     where = str(place.directory if run is None else run)
-    error.in_run(where if there else None)
+    error._in_run(where if there else None)
 
 
 def _compiled(compilations: Sequence[Compilation]) -> str:
