@@ -175,7 +175,6 @@ class EvalStep:
         return totals
 
 
-@explain()
 def evaluate(
     eval_step: Door[EvalStep],
     model_or_state: Model | TrainState,
@@ -228,14 +227,15 @@ def evaluate(
     stacked = isinstance(model_or_state, TrainState) and model_or_state.members is not None
     pending: list[dict[str, Total]] = []
     sums: dict[str, list[Any]] = {}
-    for batch, count in recut(batches, batch_size, pad=not eval_step.batched):
-        counts = (np.arange(num_examples(batch)) < count).astype(np.float32)
-        pending.append(eval_step.totals(model, batch, counts, members=stacked))
-        # One batch behind, so that the host adds up while the device works on the next.
-        if len(pending) > 1:
-            _add_up(sums, pending.pop(0))
-    for totals in pending:
-        _add_up(sums, totals)
+    with explain():
+        for batch, count in recut(batches, batch_size, pad=not eval_step.batched):
+            counts = (np.arange(num_examples(batch)) < count).astype(np.float32)
+            pending.append(eval_step.totals(model, batch, counts, members=stacked))
+            # One batch behind, so that the host adds up while the device works on the next.
+            if len(pending) > 1:
+                _add_up(sums, pending.pop(0))
+        for totals in pending:
+            _add_up(sums, totals)
     if not sums:
         raise DataError(
             "`batches` is empty, so there is nothing to evaluate. An iterator that was used up "
@@ -449,7 +449,6 @@ def _padded(batch: Batch, count: int, size: int) -> Batch:
     return jax.tree.map(lambda leaf: leaf[places], batch)
 
 
-@explain()
 def predict(
     model: Model | TrainState,
     inputs: PyTree,
@@ -503,9 +502,10 @@ def predict(
         stop = min(start + batch_size, count)
         rows = _padded(_rows(inputs, start, stop), stop - start, batch_size)
         indices = np.arange(start, start + batch_size, dtype=np.int32)
-        output = _apply(
-            packed, rows, draws, indices, inference, policy, members if stacked else None
-        )
+        with explain():
+            output = _apply(
+                packed, rows, draws, indices, inference, policy, members if stacked else None
+            )
         outputs.append((output, stop - start))
 
     def join_rows(*parts: Any) -> np.ndarray:
@@ -515,7 +515,8 @@ def predict(
         ]
         return np.concatenate(kept, axis=axis)
 
-    return jax.tree.map(join_rows, *(output for output, _ in outputs))
+    with explain():
+        return jax.tree.map(join_rows, *(output for output, _ in outputs))
 
 
 def _call(
