@@ -1,14 +1,14 @@
 """`explain`: a note below the errors of JAX, with the user's line, the cause and a fix."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
 from .._errors import NonFiniteError, TreadleError
 from ._kinds import KINDS
 from ._note import is_note, note_text
-from ._raised import Raised
+from ._raised import Raised, causes
 
 
 def annotate(error: BaseException, program: Callable[[], Any] | None = None) -> None:
@@ -20,35 +20,28 @@ def annotate(error: BaseException, program: Callable[[], Any] | None = None) -> 
     """
     if not isinstance(error, Exception):
         return
-    chain = list(_chain(error))
+    chain = [error, *causes(error)]
     if any(is_note(note) for one in chain for note in getattr(one, "__notes__", ())):
         return
-    for one in chain:
+    try:
+        note = _note(chain, program)
+    except Exception as failure:
+        # Whatever is wrong with an explanation, the error itself has to come through.
+        note = f"treadle: this error could not be explained ({type(failure).__name__}: {failure})."
+    if note is not None:
+        error.add_note(note)
+
+
+def _note(chain: Sequence[BaseException], program: Callable[[], Any] | None) -> str | None:
+    for error in chain:
         # Ours say themselves what is wrong, and what they were raised from is told by them.
-        if isinstance(one, TreadleError) and not isinstance(one, NonFiniteError):
-            return
-        note = _note(one, program)
-        if note is not None:
-            error.add_note(note)
-            return
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and what it was raised from."""
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        yield found
-        seen.add(id(found))
-        found = found.__cause__
-
-
-def _note(error: BaseException, program: Callable[[], Any] | None) -> str | None:
-    raised = Raised(error, program)
-    for kind in KINDS:
-        explanation = kind(raised)
-        if explanation is not None:
-            return note_text(raised.where, explanation)
+        if isinstance(error, TreadleError) and not isinstance(error, NonFiniteError):
+            return None
+        raised = Raised(error, program)
+        for kind in KINDS:
+            explanation = kind(raised)
+            if explanation is not None:
+                return note_text(raised.where, explanation)
     return None
 
 

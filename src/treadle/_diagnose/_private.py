@@ -37,41 +37,47 @@ def raw_frames(equation: Any) -> list[RawFrame]:
 
 
 class Mapped(NamedTuple):
-    """A traced value of which `vmap` has taken an axis off.
+    """A traced value of which `vmap` has taken axes off.
 
     Attributes:
-        whole: Its shape with that axis in front.
+        axes: How long they are, from the outermost `vmap` inwards.
         shape: Its shape as the code sees it.
     """
 
-    whole: tuple[int, ...]
+    axes: tuple[int, ...]
     shape: tuple[int, ...]
 
     @property
-    def size(self) -> int:
-        """How long the axis is."""
-        return self.whole[0]
+    def whole(self) -> tuple[int, ...]:
+        """Its shape with those axes, as JAX's own messages may have it."""
+        return (*self.axes, *self.shape)
 
 
 def mapped(value: Any) -> Mapped | None:
-    """What the innermost `vmap` around a traced value has done to its shape.
+    """What the `vmap`s around a traced value have done to its shape.
 
-    `None` where it has not mapped this value, or cannot be seen from it: an inner `jit` hides it.
+    `None` where they have not mapped this value, or cannot be seen from it: an inner `jit` hides
+    them.
     """
+    axes: list[int] = []
+    shape = None
     while isinstance(value, Tracer):
-        axis = getattr(value, "batch_dim", None)
-        inner = getattr(value, "val", None)
+        axis, inner = getattr(value, "batch_dim", None), getattr(value, "val", None)
         if isinstance(axis, int) and inner is not None:
-            shape = tuple(value.shape)
-            return Mapped((inner.shape[axis], *shape), shape)
-        # Derivatives wrap what is mapped.
-        value = getattr(value, "primal", None)
-    return None
+            shape = tuple(value.shape) if shape is None else shape
+            axes.insert(0, inner.shape[axis])
+            value = inner
+        else:
+            # Derivatives wrap what is mapped.
+            value = getattr(value, "primal", None)
+    return None if shape is None else Mapped(tuple(axes), shape)
 
 
 def source_of_operation(error: BaseException) -> Any:
     """The traceback that JAX hangs on an error from a traced program: where the user wrote it."""
     cause = error.__cause__
-    if type(cause).__name__ == "JaxStackTraceBeforeTransformation":
-        return cause.__traceback__ if cause is not None else None
+    if type(cause).__name__ == "UnfilteredStackTrace" and cause is not None:
+        cause = cause.__cause__
+    if type(cause).__name__ == "JaxStackTraceBeforeTransformation" and cause is not None:
+        return cause.__traceback__
     return None

@@ -275,6 +275,15 @@ def _looked_up(node: ast.AST, frame: FrameType) -> Any:
     return MISSING
 
 
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """What an error was raised from, and what that was."""
+    seen = {id(error)}
+    while error.__cause__ is not None and id(error.__cause__) not in seen:
+        error = error.__cause__
+        seen.add(id(error))
+        yield error
+
+
 def values_in(calls: Iterable[Call]) -> Iterator[Any]:
     """The values that calls hold in names, and in lists and tuples of those."""
     for call in calls:

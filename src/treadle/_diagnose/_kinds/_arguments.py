@@ -13,6 +13,10 @@ _NO_TYPE = re.compile(
     r"Argument '?.*'? of type '?<class '(.+?)'>'? is not a valid JAX type", re.DOTALL
 )
 _RETURNED = re.compile(r"returned a value of type <class '(.+?)'>, which is not a valid JAX type")
+_MAPPED = re.compile(
+    r"Output from batched function .* with type '?<class '(.+?)'>'? is not a valid JAX type",
+    re.DOTALL,
+)
 _STATIC = re.compile(r"an object of type <class '(.+?)'>")
 _UNHASHABLE = re.compile(r"unhashable type: '([\w.]*(?:Array|Tracer)\w*)'")
 _AXIS = re.compile(r"[Uu]nbound axis name: ?'?([^\s.']+)'?")
@@ -33,12 +37,12 @@ def _not_an_array(raised: Raised) -> Explanation | None:
     if not isinstance(raised.error, TypeError):
         return None
     anchor = "not-a-valid-jax-type"
-    returned = _RETURNED.search(raised.message)
+    returned = _RETURNED.search(raised.message) or _MAPPED.search(raised.message)
     if returned:
         return Explanation(
-            f"A compiled function returned {_kind(returned[1])}, and it can return arrays, numbers "
-            f"and containers of those.",
-            "return arrays only; or `eqx.filter_jit` instead of `jax.jit`, which hands the rest "
+            f"A function that JAX transforms returned {_kind(returned[1])}, and it can return "
+            f"arrays, numbers and containers of those.",
+            "return arrays only; or `eqx.filter_jit` and `eqx.filter_vmap`, which hand the rest "
             "through.",
             anchor,
         )

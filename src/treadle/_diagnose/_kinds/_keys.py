@@ -5,7 +5,7 @@ import re
 from jax.errors import KeyReuseError
 
 from .._note import Explanation
-from .._raised import Raised
+from .._raised import Raised, causes
 
 _SPLIT = "one key for each draw: `key, sub = jax.random.split(key)`, and draw with `sub`"
 _NOT_ONE = re.compile(r"accepts a single key, but was given a key array of shape (\(.*?\)) != \(\)")
@@ -14,9 +14,13 @@ _NOT_ONE = re.compile(r"accepts a single key, but was given a key array of shape
 def explain_keys(raised: Raised) -> Explanation | None:
     """What goes wrong with `jax.random` keys."""
     if isinstance(raised.error, KeyReuseError):
+        before = (
+            "in each turn of a loop, unchanged"
+            if "repeatedly" in raised.message
+            else f"that was consumed before{_first(raised)}"
+        )
         return Explanation(
-            f"A key is consumed here that was consumed before{_first(raised)}: both draws are the "
-            f"same numbers.",
+            f"A key is consumed here {before}: what is drawn from it is the same each time.",
             f"{_SPLIT}.",
             "keyreuseerror",
             ("rules/key-reuse/", "guides/randomness/"),
@@ -32,9 +36,9 @@ def explain_keys(raised: Raised) -> Explanation | None:
             "dropout-requires-a-key",
             ("guides/randomness/",),
         )
-    if "invalid PRNG key data: expected key_data to have" in message:
+    if "invalid PRNG key data" in message:
         return Explanation(
-            "`jax.random` was given something else than a key, such as a seed.",
+            "`jax.random` was given something else than a key, such as a seed or a part of one.",
             "make a key of the seed, once: `key = jax.random.key(0)`.",
             "unexpected-prng-key-type",
             ("guides/randomness/",),
@@ -64,8 +68,8 @@ def explain_keys(raised: Raised) -> Explanation | None:
 
 def _first(raised: Raised) -> str:
     """Where it was consumed before, where JAX says so: outside of compiled functions."""
-    cause = raised.error.__cause__
-    if not isinstance(cause, KeyReuseError):
-        return ""
-    first = Raised(cause).user
-    return "" if first is None else f" at {first.place.short}"
+    for cause in causes(raised.error):
+        if isinstance(cause, KeyReuseError):
+            first = Raised(cause).user
+            return "" if first is None else f" at {first.place.short}"
+    return ""

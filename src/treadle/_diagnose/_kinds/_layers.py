@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from .._raised import Raised, is_array
+from .._raised import Call, Raised, is_array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +29,19 @@ class LayerCall:
     fix: str
 
     @property
+    def fits(self) -> bool:
+        """Whether it got what it takes."""
+        return len(self.given.shape) == len(self.shape) and self._ends_as_wanted()
+
+    @property
     def axes_in_front(self) -> int:
         """How many axes are left over in front of a shape that fits; 0 where it does not fit."""
         extra = len(self.given.shape) - len(self.shape)
-        if extra <= 0:
-            return 0
-        rest = self.given.shape[extra:]
-        fits = all(
-            want is None or want == have for want, have in zip(self.shape, rest, strict=True)
-        )
-        return extra if fits else 0
+        return extra if extra > 0 and self._ends_as_wanted() else 0
+
+    def _ends_as_wanted(self) -> bool:
+        last = self.given.shape[len(self.given.shape) - len(self.shape) :]
+        return all(want in (None, have) for want, have in zip(self.shape, last, strict=True))
 
     def says_shape(self, message: str) -> bool:
         """Whether the layer itself refused what it got."""
@@ -54,15 +57,38 @@ _REFUSALS = (
 
 def layer_call(raised: Raised) -> LayerCall | None:
     """The innermost layer of `equinox.nn` on the way to an error, and what it got."""
-    for call in reversed(raised.calls):
+    calls = _layers_called(raised)
+    if not calls:
+        return None
+    names = calls[-1].names
+    layer, given = names["self"], names.get("x", names.get("input"))
+    if not is_array(given):
+        return None
+    found = _described(layer, _as_given(raised, layer, given))
+    if found is not None and found.fits:
+        return None  # Something else is wrong.
+    outer = calls[0].names["self"]
+    if found is None or outer is layer or isinstance(outer, eqx.nn.Sequential):
+        return found
+    holder = type(outer).__name__
+    return dataclasses.replace(
+        found,
+        name=f"{found.name}` in `{holder}",
+        fix=f"make the `{holder}` for the sizes of what comes in.",
+    )
+
+
+def _layers_called(raised: Raised) -> list[Call]:
+    """The calls of Equinox's layers below the user's line, from the outermost inwards."""
+    found: list[Call] = []
+    for call in raised.calls:
         if call.library is None:
-            return None
-        names = call.names
-        layer = names.get("self")
-        if call.library == "equinox" and isinstance(layer, eqx.Module) and call.name == "__call__":
-            given = names.get("x", names.get("input"))
-            return _described(layer, _as_given(raised, layer, given)) if is_array(given) else None
-    return None
+            found = []
+        elif call.library == "equinox" and call.name == "__call__":
+            layer = call.names.get("self")
+            if isinstance(layer, eqx.Module) and type(layer).__module__.startswith("equinox.nn"):
+                found.append(call)
+    return found
 
 
 def _as_given(raised: Raised, layer: Any, given: Any) -> Any:
@@ -99,6 +125,10 @@ def _described(layer: Any, given: Any) -> LayerCall | None:
         shape = tuple(layer.shape)
         fix = f"`eqx.nn.{name}({tuple(given.shape)})` is made for what it got."
         return made(f"one example of shape {shape}", shape, fix)
+    if isinstance(layer, eqx.nn.GRUCell | eqx.nn.LSTMCell):
+        size, had = layer.input_size, given.shape[-1] if given.shape else 1
+        fix = f"`eqx.nn.{name}({had}, {layer.hidden_size}, key=key)`"
+        return made(f"one step's vector, shape ({size},),", (size,), f"{fix} takes this.")
     if isinstance(layer, eqx.nn.Embedding):
         return made("one whole number, shape (),", (), "`jax.vmap(embedding)(tokens)`.")
     return None

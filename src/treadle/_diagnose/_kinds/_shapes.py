@@ -88,6 +88,23 @@ _RULES = (
         ),
     ),
     (
+        r"Incompatible types for matmul arguments",
+        (
+            "The axes in front of the last two of a product are those of a batch, and must be "
+            "equal or 1; of the last two, it sums over the last of the left one and the first of "
+            "the right one."
+        ),
+        "`jnp.einsum` says which axis meets which: `jnp.einsum('bij,bjk->bik', x, y)`.",
+    ),
+    (
+        r"Einstein sum subscript '(.*?)' does not contain the correct number of indices",
+        "The letters `{0}` of the `einsum` are not as many as their array has axes.",
+        (
+            "a letter for each axis; `...` stands for any number of them in front. Under `vmap` "
+            "the axis of examples is not there."
+        ),
+    ),
+    (
         r"conv_general_dilated lhs feature dimension size",
         "A convolution got another number of channels than it was made for.",
         (
@@ -122,8 +139,8 @@ def _vmap_itself(raised: Raised) -> Explanation | None:
     if found:
         return Explanation(
             f"`vmap` is to walk along axis {found[1]} of an argument that does not have it.",
-            "`in_axes=None` for what is the same for every example: `jax.vmap(f, in_axes=(0, "
-            "None))(x, scale)`.",
+            "what is the same for every example has `in_axes=None`: `jax.vmap(f, in_axes=(0, None))"
+            "(x, scale)`; of keys there is one for each: `jax.random.split(key, x.shape[0])`.",
             "vmap-was-requested-to-map-its-argument",
         )
     return None
@@ -164,7 +181,7 @@ def _checked(raised: Raised) -> Explanation | None:
     wanted = re.sub(r"\b(?:jaxlib\._jax|jax)\.", "", found[3])
     return Explanation(
         f"{what} is {found[2].strip()}, and the signature says {wanted}."
-        f"{_one_example(_axis(raised))}",
+        f"{_one_example(_axes(raised))}",
         "hand over what the signature says; if it is right for one example and this is a batch, "
         "`jax.vmap(model)(x)`.",
         "type-check-error",
@@ -182,7 +199,7 @@ def _operation(raised: Raised) -> Explanation | None:
         # Nothing of JAX's or of a library's own that only looks alike.
         groups = found.groups(default="")
         cause = f"{rule.format(*groups)}{_restated(raised)}{_seen(raised)}"
-        cause += _one_example(_axis(raised))
+        cause += _one_example(_axes(raised))
         return Explanation(cause, fix.format(*groups), "shapes-that-do-not-fit")
     if layer is not None and layer.says_shape(raised.message):
         return _of_layer(raised, layer)
@@ -190,7 +207,6 @@ def _operation(raised: Raised) -> Explanation | None:
 
 
 def _of_layer(raised: Raised, layer: LayerCall) -> Explanation | None:
-    axis = _axis(raised)
     got = shown(layer.given)
     cause = f"`{layer.name}` takes {layer.wanted} and got {got}"
     count = layer.axes_in_front
@@ -204,7 +220,7 @@ def _of_layer(raised: Raised, layer: LayerCall) -> Explanation | None:
             f"example at a time."
         )
         return Explanation(cause, fix, "a-layer-got-a-whole-batch")
-    cause += f".{_one_example(axis)}"
+    cause += f".{_one_example(_axes(raised))}"
     return Explanation(cause, layer.fix, "shapes-that-do-not-fit")
 
 
@@ -216,21 +232,22 @@ def _visible(raised: Raised) -> list[Mapped]:
     return [found for found in map(mapped, values_in(raised.calls)) if found is not None]
 
 
-def _axis(raised: Raised) -> int | None:
-    """How long the axis is that `vmap` has taken off, if the code at fault is under one."""
+def _axes(raised: Raised) -> tuple[int, ...]:
+    """How long the axes are that `vmap` has taken off, if the code at fault is under one."""
     for call in reversed(raised.calls):
-        sizes = {found.size for found in map(mapped, values_in([call])) if found is not None}
-        if sizes:
-            return sizes.pop() if len(sizes) == 1 else None
-    return None
+        axes = {found.axes for found in map(mapped, values_in([call])) if found is not None}
+        if axes:
+            return axes.pop() if len(axes) == 1 else ()
+    return ()
 
 
-def _one_example(size: int | None) -> str:
-    if size is None:
+def _one_example(axes: tuple[int, ...]) -> str:
+    if not axes:
         return ""
+    count, gone = (str(axes[0]), "axis") if len(axes) == 1 else (" x ".join(map(str, axes)), "axes")
     return (
-        f" The code runs under `vmap`, for one of {size} at a time, so its arrays are "
-        f"without that axis."
+        f" The code runs under `vmap`, for one of {count} at a time, so its arrays are without "
+        f"{'that' if gone == 'axis' else 'those'} {gone}."
     )
 
 
@@ -252,15 +269,20 @@ def _restated(raised: Raised) -> str:
         tuple(int(number) for number in re.findall(r"\d+", text))
         for text in _SHAPE.findall(raised.message)
     ]
-    known = _visible(raised)
-    size = _axis(raised)
-    whole = {found.whole for found in known if found.size == size}
+    known, axes = _visible(raised), _axes(raised)
+    whole = {found.whole for found in known if found.axes == axes}
     single = {found.shape for found in known}
-    # All of them must begin with the axis (of 1 where a value is the same for all examples), one
-    # must be a value that was seen with it, and none must be one as the code sees it.
-    if size is None or not shapes or any(shape[0] not in (1, size) for shape in shapes):
+
+    def has_axes(shape: tuple[int, ...]) -> bool:
+        # Of 1 where a value is the same for all examples.
+        front = zip(shape, axes, strict=False)
+        return len(shape) >= len(axes) and all(have in (1, size) for have, size in front)
+
+    # All of them must begin with the axes, one must be a value that was seen with them, and none
+    # must be one as the code sees it.
+    if not axes or not shapes or not all(map(has_axes, shapes)):
         return ""
     if not any(shape in whole for shape in shapes) or any(shape in single for shape in shapes):
         return ""
-    one = _listed([str(shape[1:]) for shape in shapes])
+    one = _listed([str(shape[len(axes) :]) for shape in shapes])
     return f" The shapes in the message have the axis of the batch; of one example they are {one}."

@@ -11,18 +11,21 @@ from jax.errors import (
 )
 
 from .._note import Explanation
-from .._raised import Raised
+from .._raised import Raised, causes
 
 _NO_VALUE = (
     "and while JAX traces a function (for `jit`, `vmap`, `grad`, `scan`) an array has a shape and "
     "a dtype, but no value."
 )
+_MANY = "The truth value of an array with more than one element is ambiguous"
 _IN_NUMPY = "setting an array element with a sequence"
 
 
 def explain_tracers(raised: Raised) -> Explanation | None:
     """Where a value is wanted of what has none while it is traced."""
     error = raised.error
+    if isinstance(error, ValueError) and raised.message.startswith(_MANY):
+        return _many(raised)
     if isinstance(error, TracerBoolConversionError):
         return Explanation(*_condition(raised), "tracerboolconversionerror")
     if isinstance(error, TracerIntegerConversionError):
@@ -33,9 +36,29 @@ def explain_tracers(raised: Raised) -> Explanation | None:
         return Explanation(*_mask(raised), "nonconcretebooleanindexerror")
     if isinstance(error, ConcretizationTypeError):
         return Explanation(*_value(raised), "concretizationtypeerror")
-    if _IN_NUMPY in raised.message and isinstance(error.__cause__, ConcretizationTypeError):
+    unvalued = any(isinstance(cause, ConcretizationTypeError) for cause in causes(error))
+    if _IN_NUMPY in raised.message and unvalued:
         return Explanation(*_into_numpy(raised), "tracerarrayconversionerror")
     return None
+
+
+def _many(raised: Raised) -> Explanation | None:
+    if raised.by_user:
+        return None
+    both = "`jnp.all(...)` and `jnp.any(...)` make one of several"
+    for node, inner in zip(raised.nodes, [None, *raised.nodes], strict=False):
+        found = _condition_in(raised, node, inner)
+        if found is not None:
+            return Explanation(
+                f"{found[0]} needs one True or False, and gets an array of several.",
+                f"{found[1]} {both}.",
+                "the-truth-value-of-an-array",
+            )
+    return Explanation(
+        "One True or False is needed, and there is an array of several.",
+        f"`jnp.where(condition, a, b)` chooses element by element; {both}.",
+        "the-truth-value-of-an-array",
+    )
 
 
 # -- `if`, `while`, `and` ---------------------------------------------------------------------
@@ -60,6 +83,7 @@ def _condition(raised: Raised) -> tuple[str, str]:
 
 
 def _condition_in(raised: Raised, node: ast.AST, inner: ast.AST | None) -> tuple[str, str] | None:
+    # A bare name as a test has no place of its own: then the statement is the innermost.
     text = raised.text
     if isinstance(node, ast.BoolOp):
         symbol = _SYMBOLS[type(node.op)]
@@ -82,17 +106,18 @@ def _condition_in(raised: Raised, node: ast.AST, inner: ast.AST | None) -> tuple
         return "Python's `in`", f"`{fix if isinstance(node.ops[0], ast.In) else f'~{fix}'}`."
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return _condition_in_call(raised, node, node.func.id)
-    if isinstance(node, ast.IfExp) and inner is node.test:
+    if isinstance(node, ast.IfExp) and inner in (None, node.test):
         test, one, other = text(node.test), text(node.body), text(node.orelse)
         return "Python's `if`", f"`jnp.where({test}, {one}, {other})`.{_flag(node.test)}"
-    if isinstance(node, ast.If) and inner is node.test:
+    if isinstance(node, ast.If) and inner in (None, node.test):
         test = text(node.test)
+        made = _both_ways(raised, node) or f"jnp.where({test}, a, b)"
         fix = (
-            f"`jnp.where({test}, a, b)` of what the two ways give; or `jax.lax.cond({test}, f, g, "
-            f"x)`, where only one of the functions runs.{_flag(node.test)}"
+            f"`{made}`, which computes both ways; or `jax.lax.cond({test}, f, g, x)`, where only "
+            f"one of the functions runs.{_flag(node.test)}"
         )
         return "Python's `if`", fix
-    if isinstance(node, ast.While) and inner is node.test:
+    if isinstance(node, ast.While) and inner in (None, node.test):
         names = {one.id for one in ast.walk(node.test) if isinstance(one, ast.Name)}
         state = names.pop() if len(names) == 1 else "state"
         fix = (
@@ -100,15 +125,48 @@ def _condition_in(raised: Raised, node: ast.AST, inner: ast.AST | None) -> tuple
             f"that changes in `{state}`."
         )
         return "Python's `while`", fix
-    if isinstance(node, ast.Assert) and inner is node.test:
+    if isinstance(node, ast.Assert) and inner in (None, node.test):
         fix = (
             f'`x = eqx.error_if(x, ~{_grouped(node.test)}, "what is wrong")`, with an `x` that is '
             f"used afterwards; what shapes and dtypes must be can be asserted as it is."
         )
         return "Python's `assert`", fix
-    if isinstance(node, ast.comprehension):
-        return None
+    if isinstance(node, ast.ListComp | ast.GeneratorExp | ast.SetComp):
+        tests = [test for generator in node.generators for test in generator.ifs]
+        if inner in tests:
+            made = f"jnp.where({text(inner)}, {text(node.elt)}, 0)"
+            return "Python's `if`", f"keep the number of elements: `{made}` for each."
     return None
+
+
+def _both_ways(raised: Raised, node: ast.If) -> str:
+    """An `if` that chooses a value, as one line; nothing where it does more."""
+    test, one, other = raised.text(node.test), node.body, node.orelse or _after(raised, node)
+    if len(one) != 1:
+        return ""
+    if isinstance(one[0], ast.Return) and other and isinstance(other[0], ast.Return):
+        values = [raised.text(one[0].value), raised.text(other[0].value)]
+        return f"return jnp.where({test}, {', '.join(values)})" if all(values) else ""
+    if not isinstance(one[0], ast.Assign) or len(one[0].targets) != 1:
+        return ""
+    target = raised.text(one[0].targets[0])
+    if not node.orelse:
+        return f"{target} = jnp.where({test}, {raised.text(one[0].value)}, {target})"
+    last = node.orelse[0]
+    if len(node.orelse) != 1 or not isinstance(last, ast.Assign):
+        return ""
+    if [raised.text(name) for name in last.targets] != [target]:
+        return ""
+    return f"{target} = jnp.where({test}, {raised.text(one[0].value)}, {raised.text(last.value)})"
+
+
+def _after(raised: Raised, node: ast.stmt) -> list[ast.stmt]:
+    """The statements behind one, in the same block."""
+    for outer in raised.nodes:
+        for block in (getattr(outer, "body", None), getattr(outer, "orelse", None)):
+            if isinstance(block, list) and node in block:
+                return block[block.index(node) + 1 :]
+    return []
 
 
 def _condition_in_call(raised: Raised, node: ast.Call, name: str) -> tuple[str, str] | None:
