@@ -183,9 +183,9 @@ def folded_and_split():
 def folded_and_drawn_from():
     @jax.jit
     def step(w, x, key, epoch):
-        shift = jax.random.uniform(key, (4,))
-        scale = jax.random.normal(jax.random.fold_in(key, epoch), (4,))  # expect: key-reuse
-        x = x * scale[None] + shift[None]
+        shift = jax.random.uniform(key, x.shape)
+        scale = jax.random.normal(jax.random.fold_in(key, epoch), x.shape)  # expect: key-reuse
+        x = x * scale + shift
         return w - 0.01 * x.T @ (x @ w)
 
     return step, jnp.ones((4, 2)), batch()[0], jax.random.PRNGKey(0), 3

@@ -1,0 +1,250 @@
+"""Draws that every example of a batch has to share, and which axes are those of a batch."""
+
+import collections
+import os
+import re
+from typing import NamedTuple
+
+import jax
+
+from .._jaxpr import primitives
+from ._audited import Audited
+from ._batch_axes import BatchAxes, Meeting
+from ._lineage import Path, equations_of
+from ._private import is_array_of_keys, is_module
+from ._program import Argument, Leaf, leaves_of
+from ._source import path_frames
+from ._spread import DATA, PARAMETERS, Spread, spread_of
+
+
+class SharedDraw(NamedTuple):
+    """A draw that is the same for every example.
+
+    Attributes:
+        path: Where it is drawn: the equation behind all that enclose it.
+        meeting: Where it meets the data.
+        shape: The shape of the data there.
+        axis: Along which of its dimensions the draw is the same.
+        mesh: Or the axis of the mesh: each device draws the same.
+    """
+
+    path: Path
+    meeting: Path
+    shape: tuple[int, ...]
+    axis: int | None
+    mesh: str | None
+
+
+_DRAWS = frozenset(
+    {"random_bits", "random_gamma", "threefry2x32", "rng_bit_generator", "rng_uniform"}
+)
+
+
+def shared_draws(audited: Audited) -> list[SharedDraw]:
+    """Draws of more than one number that meet batch data and are the same for every example."""
+    if not _DRAWS.intersection(primitives(audited.program.jaxpr.jaxpr)):
+        return []
+    arguments = audited.program.inputs
+    parameters = _known_parameters(audited)
+    while True:
+        table = _Table(audited, parameters)
+        seen = BatchAxes(audited.program.jaxpr, table.given, table.sizes)
+        more = {
+            id(argument)
+            for argument in arguments
+            if audited.program.kind not in ("step", "eval")
+            and any(leaf.index not in parameters for leaf in argument.leaves)
+            and _acts_as_parameters(argument, table, seen)
+        }
+        if not more:
+            break
+        parameters |= {leaf.index for each in arguments if id(each) in more for leaf in each.leaves}
+    batch = _batch_axes(audited, table, seen)
+    # The same in every step, and told by another rule.
+    constant = {_identity(each.use.path) for each in audited.lineage.constants}
+    found = []
+    for meeting in seen.meetings:
+        shared = _shared(meeting, seen, batch)
+        if shared is not None and _identity(shared.path) not in constant:
+            found.append(shared)
+    return [each for each in found if not _is_intended(each.path)]
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    return tuple(id(stop.equation) for stop in path)
+
+
+# -- what goes in ---------------------------------------------------------------------------------
+
+
+class Axis(NamedTuple):
+    """A dimension of an array that goes in."""
+
+    leaf: Leaf
+    at: int
+
+
+class _Table:
+    """The axes of everything that may be data.
+
+    Attributes:
+        axes: The axes, by their numbers.
+        given: What is known of each array that goes in.
+        sizes: Their lengths, by number.
+        leaves: The arrays, each with the numbers of its axes.
+    """
+
+    def __init__(self, audited: Audited, parameters: set[int]):
+        self.axes: list[Axis] = []
+        self.leaves: list[tuple[Leaf, list[int]]] = []
+        self.given: list[Spread] = []
+        self.sizes: dict[int, int] = {}
+        for leaf in audited.program.leaves:
+            self.given.append(self._spread(leaf, leaf.index in parameters))
+
+    def _spread(self, leaf: Leaf, is_parameter: bool) -> Spread:
+        shape = leaf.aval.shape
+        if _is_key(leaf):
+            return spread_of(shape)
+        if is_parameter:
+            return spread_of(shape, depends=PARAMETERS)
+        numbers = []
+        for at, size in enumerate(shape):
+            numbers.append(len(self.axes))
+            self.sizes[len(self.axes)] = size
+            self.axes.append(Axis(leaf, at))
+        if numbers:
+            self.leaves.append((leaf, numbers))
+        own = tuple(frozenset([each]) for each in numbers)
+        return spread_of(shape, depends=DATA)._replace(axes=own)
+
+
+def _is_key(leaf: Leaf) -> bool:
+    if is_array_of_keys(leaf.aval):
+        return True
+    shape = leaf.aval.shape
+    return str(leaf.aval.dtype) == "uint32" and bool(shape) and shape[-1] in (2, 4)
+
+
+def _known_parameters(audited: Audited) -> set[int]:
+    """What is updated, and models."""
+    program = audited.program
+    if program.kind in ("step", "eval"):
+        data = ("batch", "weights")
+        return {
+            leaf.index
+            for argument in program.inputs
+            if argument.name not in data
+            for leaf in argument.leaves
+        }
+    found = {leaf.index for state in audited.states for leaf in leaves_of(state.given)}
+    for argument in program.inputs:
+        for node in jax.tree.leaves(argument.tree, is_leaf=is_module):
+            if is_module(node):
+                found |= {leaf.index for leaf in leaves_of(node)}
+        if argument.name == "self":
+            found |= {leaf.index for leaf in argument.leaves}
+    return found
+
+
+def _acts_as_parameters(argument: Argument, table: _Table, seen: BatchAxes) -> bool:
+    """Whether other data is multiplied with it as with a matrix, or convolved with it."""
+    own = {leaf.index for leaf in argument.leaves}
+
+    def is_own(axis: int) -> bool:
+        return table.axes[axis].leaf.index in own
+
+    if any(is_own(axis) for axis in seen.kernels):
+        return True
+    for one, other in seen.pairs:
+        for a, b in ((one, other), (other, one)):
+            leads, follows = table.axes[a].at == 0, table.axes[b].at > 0
+            if is_own(a) and not is_own(b) and leads and follows:
+                return True
+    return False
+
+
+# -- which axes are those of a batch --------------------------------------------------------------
+
+
+def _batch_axes(audited: Audited, table: _Table, seen: BatchAxes) -> set[int]:
+    """The axes along which examples lie, each by the number that stands for all it is one with."""
+    together = seen.together
+    if audited.program.kind in ("step", "eval"):
+        return {together(numbers[0]) for _, numbers in table.leaves}
+    runs = {together(axis) for axis in seen.scanned}
+    devices = {together(axis) for axis in seen.devices}
+    never = {together(axis) for axis in seen.mixed | seen.contracted | seen.mapped}
+    if not audited.program.trains:
+        # Positions that look at each other. (In a contrastive loss examples do.)
+        never |= {together(a) for a, b in seen.crossed if together(a) == together(b)}
+    rows = [[together(axis) for axis in numbers] for _, numbers in table.leaves]
+    first = collections.Counter(row[0] for row in rows)
+    holds = collections.Counter(axis for row in rows for axis in set(row))
+    chosen: set[int] = set()
+    passed: set[int] = set()
+    for row in rows:
+        at = _choice(row, runs, never, first, holds)
+        examples = set() if at is None else {row[at]}
+        if row[0] in devices:
+            # Each device has a batch of its own.
+            examples |= set(row[1:2]) - never
+        chosen |= examples
+        passed.update(set(row[1:]) - examples)
+    return chosen - passed
+
+
+def _choice(
+    row: list[int],
+    runs: set[int],
+    never: set[int],
+    first: collections.Counter[int],
+    holds: collections.Counter[int],
+) -> int | None:
+    """Which dimension of an array runs over examples: the first, if nothing speaks against it."""
+    others = [at for at, axis in enumerate(row) if at and axis not in never | runs]
+    if row[0] in runs:
+        # Time steps, or batches, of which each holds examples: those of several arrays.
+        shared = [at for at in others if first[row[at]] or holds[row[at]] > 1]
+        return max(shared, key=lambda at: (first[row[at]], -at), default=None)
+    led = [at for at in others if first[row[at]] > first[row[0]]]
+    if led:
+        return max(led, key=lambda at: first[row[at]])
+    return None if row[0] in never else 0
+
+
+def _shared(meeting: Meeting, seen: BatchAxes, batch: set[int]) -> SharedDraw | None:
+    """The meeting, if the draw is the same along an axis of the batch, and along all of them."""
+    draw, data = meeting.draw, meeting.data
+    along = [
+        at
+        for at, axes in enumerate(data.axes)
+        if any(seen.together(axis) in batch for axis in axes)
+    ]
+    path = draw.source.path
+    for name in sorted(data.over - draw.over):
+        spread = seen.meshes.get(name, set())
+        if any(seen.together(axis) in batch for axis in spread):
+            return SharedDraw(path, meeting.path, data.shape, None, name)
+    same = [at for at in along if not draw.along[at] and data.shape[at] > 1]
+    if not same or any(draw.along[at] for at in along):
+        return None
+    return SharedDraw(path, meeting.path, data.shape, same[0], None)
+
+
+# -- what is meant --------------------------------------------------------------------------------
+
+_MAKES = re.compile(r"(^|_)init(_|$|iali[sz])|^__init__$")
+
+
+def _is_intended(path: Path) -> bool:
+    """Whether it is drawn to be shared: weights, or a mask that a library's attention shares."""
+    for frame in path_frames(equations_of(path)):
+        file = os.path.basename(frame.code.co_filename)
+        if frame.library == "flax" and file == "attention.py":
+            return True
+        if file == "initializers.py":
+            return True
+        if frame.library != "jax" and _MAKES.search(frame.code.co_name):
+            return True
+    return False

@@ -1,0 +1,477 @@
+"""Draws that a whole batch shares, and draws of which each example has its own, or needs none."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import treadle
+
+from . import case
+from ._models import OPTIMIZER, batch, cross_entropy, net, params
+
+_BROADCAST = "key-broadcast"
+
+
+def _descent(w, x):
+    return w - 0.01 * x.T @ (x @ w)
+
+
+def _trained(model):
+    return OPTIMIZER.init(eqx.filter(model, eqx.is_inexact_array))
+
+
+def _updated(model, opt_state, loss):
+    value, grads = eqx.filter_value_and_grad(loss)(model)
+    updates, opt_state = OPTIMIZER.update(grads, opt_state)
+    return eqx.apply_updates(model, updates), opt_state, value
+
+
+class _OneDropout(eqx.Module):
+    first: eqx.nn.Linear
+    last: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, key):
+        one, two = jax.random.split(key)
+        self.first = eqx.nn.Linear(4, 8, key=one)
+        self.last = eqx.nn.Linear(8, 3, key=two)
+        self.dropout = eqx.nn.Dropout(0.5)
+
+    def __call__(self, x, key):
+        h = jax.nn.relu(self.first(x))
+        return self.last(self.dropout(h, key=key))
+
+
+@case(_BROADCAST)
+def one_key_for_a_vmapped_model():
+    class Classifier(eqx.Module):
+        linear: eqx.nn.Linear
+        dropout: eqx.nn.Dropout
+
+        def __call__(self, x, key):
+            x = self.dropout(x, key=key)  # expect: key-broadcast
+            return self.linear(x)
+
+    @eqx.filter_jit
+    def step(model, opt_state, x, y, key):
+        def loss(model):
+            return cross_entropy(jax.vmap(model, in_axes=(0, None))(x, key), y)
+
+        return _updated(model, opt_state, loss)
+
+    model = Classifier(eqx.nn.Linear(4, 3, key=jax.random.key(0)), eqx.nn.Dropout(0.2))
+    return step, model, _trained(model), *batch(), jax.random.key(1)
+
+
+@case(_BROADCAST)
+def a_raw_key_in_the_closure_of_what_is_mapped():
+    @jax.jit
+    def step(p, x, y, key):
+        def forward(p, x):
+            h = jax.nn.relu(x @ p["w1"] + p["b1"])
+            keep = jax.random.bernoulli(key, 0.8, h.shape)  # expect: key-broadcast
+            h = jnp.where(keep, h / 0.8, 0.0)
+            return h @ p["w2"] + p["b2"]
+
+        def loss(p):
+            return cross_entropy(jax.vmap(lambda x: forward(p, x))(x), y)
+
+        value, grads = jax.value_and_grad(loss)(p)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, p, grads), value
+
+    return step, params(), *batch(), jax.random.PRNGKey(0)
+
+
+@case(_BROADCAST)
+def a_mask_for_the_features_alone():
+    @jax.jit
+    def step(p, x, y, key):
+        mask = jax.random.bernoulli(key, 0.9, (x.shape[-1],))  # expect: key-broadcast
+
+        def loss(p):
+            h = jax.nn.relu((x * mask / 0.9) @ p["w1"] + p["b1"])
+            return cross_entropy(h @ p["w2"] + p["b2"], y)
+
+        value, grads = jax.value_and_grad(loss)(p)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, p, grads), value
+
+    return step, params(), *batch(), jax.random.key(0)
+
+
+@case(_BROADCAST)
+def noise_of_the_shape_of_one_image():
+    conv = eqx.nn.Conv2d(1, 2, 3, key=jax.random.key(0))
+
+    @eqx.filter_jit
+    def step(conv, images, key):
+        noise = 0.1 * jax.random.normal(key, images.shape[1:])  # expect: key-broadcast
+
+        def loss(conv):
+            return jnp.mean(jax.vmap(conv)(images + noise) ** 2)
+
+        value, grads = eqx.filter_value_and_grad(loss)(conv)
+        return eqx.apply_updates(conv, jax.tree.map(lambda g: -0.1 * g, grads)), value
+
+    return step, conv, jnp.ones((5, 1, 8, 8)), jax.random.key(1)
+
+
+@case(_BROADCAST)
+def one_key_repeated_for_each_example():
+    class Classifier(eqx.Module):
+        linear: eqx.nn.Linear
+
+        def __call__(self, x, key):
+            x = x + 0.1 * jax.random.normal(key, x.shape)  # expect: key-broadcast
+            return self.linear(x)
+
+    @eqx.filter_jit
+    def step(model, opt_state, x, y, key):
+        keys = jnp.tile(key, (x.shape[0], 1))
+
+        def loss(model):
+            return cross_entropy(jax.vmap(model)(x, keys), y)
+
+        return _updated(model, opt_state, loss)
+
+    model = Classifier(eqx.nn.Linear(4, 3, key=jax.random.key(0)))
+    return step, model, _trained(model), *batch(), jax.random.PRNGKey(1)
+
+
+@case(_BROADCAST)
+def the_noise_of_a_variational_autoencoder():
+    class VAE(eqx.Module):
+        encoder: eqx.nn.Linear
+        decoder: eqx.nn.Linear
+
+        def __call__(self, x, key):
+            mean, log_std = jnp.split(self.encoder(x), 2)
+            noise = jax.random.normal(key, mean.shape)  # expect: key-broadcast
+            z = mean + jnp.exp(log_std) * noise
+            return self.decoder(z), mean, log_std
+
+    one, two = jax.random.split(jax.random.key(0))
+    model = VAE(eqx.nn.Linear(4, 6, key=one), eqx.nn.Linear(3, 4, key=two))
+
+    @eqx.filter_jit
+    def step(model, opt_state, x, key):
+        def loss(model):
+            out, mean, log_std = jax.vmap(model, in_axes=(0, None))(x, key)
+            divergence = mean**2 + jnp.exp(2 * log_std) - 2 * log_std
+            return jnp.mean((out - x) ** 2) + jnp.mean(divergence)
+
+        return _updated(model, opt_state, loss)
+
+    return step, model, _trained(model), batch()[0], jax.random.key(1)
+
+
+@case(_BROADCAST)
+def one_noise_for_a_batch_of_diffusion_times():
+    model = eqx.nn.MLP(5, 4, 8, 1, key=jax.random.key(0))
+
+    @eqx.filter_jit
+    def step(model, opt_state, x, key):
+        t_key, noise_key = jax.random.split(key)
+        t = jax.random.uniform(t_key, (x.shape[0], 1))
+        noise = jax.random.normal(noise_key, (1, x.shape[1]))  # expect: key-broadcast
+        noisy = jnp.sqrt(1 - t) * x + jnp.sqrt(t) * noise
+
+        def loss(model):
+            predicted = jax.vmap(model)(jnp.concatenate([noisy, t], axis=1))
+            return jnp.mean((predicted - noise) ** 2)
+
+        return _updated(model, opt_state, loss)
+
+    return step, model, _trained(model), batch()[0], jax.random.key(1)
+
+
+@case(_BROADCAST, args={"key": np.array([0, 1], np.uint32)})
+def a_treadle_step_with_its_key_in_args():
+    def loss_fn(model, example, key, args):
+        x, y = example
+        x = x + 0.1 * jax.random.normal(args["key"], x.shape)  # expect: key-broadcast
+        return cross_entropy(model(x, key), y)
+
+    step = treadle.TrainStep(loss_fn, OPTIMIZER)
+    return step, step.init(net()[0], key=jax.random.key(0)), batch()
+
+
+@case(_BROADCAST)
+def one_mask_in_microbatches():
+    @jax.jit
+    def step(p, x, y, key):
+        def body(total, part):
+            x, y, key = part
+            noise = jax.random.normal(key, x.shape[1:])  # expect: key-broadcast
+
+            def loss(p):
+                h = jax.nn.relu((x + noise) @ p["w1"] + p["b1"])
+                return cross_entropy(h @ p["w2"] + p["b2"], y)
+
+            return jax.tree.map(jnp.add, total, jax.grad(loss)(p)), None
+
+        parts = x.reshape(3, -1, 4), y.reshape(3, -1), jax.random.split(key, 3)
+        grads, _ = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, p), parts)
+        return jax.tree.map(lambda p, g: p - 0.1 * g / 3, p, grads)
+
+    return step, params(), *batch(), jax.random.key(0)
+
+
+@case(_BROADCAST)
+def the_same_on_every_device():
+    mesh = jax.make_mesh((1,), ("data",))
+    spec = jax.sharding.PartitionSpec
+
+    def loss(w, x, key):
+        x = x + jax.random.normal(key, x.shape)  # expect: key-broadcast
+        return jax.lax.pmean(jnp.mean((x @ w) ** 2), "data")
+
+    mapped = jax.shard_map(
+        loss, mesh=mesh, in_specs=(spec(), spec("data"), spec()), out_specs=spec(), check_vma=False
+    )
+    sharded = jax.device_put(batch()[0], jax.sharding.NamedSharding(mesh, spec("data")))
+
+    @jax.jit
+    def step(w, x, key):
+        return w - 0.1 * jax.grad(mapped)(w, x, key)
+
+    return step, jnp.ones((4, 2)), sharded, jax.random.key(0)
+
+
+@case(_BROADCAST, needs="flax")
+def flax_a_mask_shared_over_the_first_axis():
+    import flax.linen as nn
+    from flax.training import train_state
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.Dense(8)(x))
+            rest = {"deterministic": False, "broadcast_dims": (0,)}
+            x = nn.Dropout(0.5, **rest)(x)  # expect: key-broadcast
+            return nn.Dense(3)(x)
+
+    model = Model()
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = model.init(rngs, batch()[0])["params"]
+    state = train_state.TrainState.create(apply_fn=model.apply, params=variables, tx=OPTIMIZER)
+
+    @jax.jit
+    def step(state, x, y, key):
+        def loss_fn(variables):
+            logits = state.apply_fn({"params": variables}, x, rngs={"dropout": key})
+            return cross_entropy(logits, y)
+
+        loss, grads = jax.value_and_grad(loss_fn)(state.params)
+        return state.apply_gradients(grads=grads), loss
+
+    return step, state, *batch(), jax.random.key(2)
+
+
+@case(_BROADCAST, needs="haiku")
+def haiku_apply_mapped_with_one_key():
+    import haiku as hk
+
+    def forward(x):
+        x = jax.nn.relu(hk.Linear(8)(x))
+        x = hk.dropout(hk.next_rng_key(), 0.5, x)  # expect: key-broadcast
+        return hk.Linear(3)(x)
+
+    model = hk.transform(forward)
+    variables = model.init(jax.random.PRNGKey(0), batch()[0][0])
+
+    @jax.jit
+    def step(variables, opt_state, key, x, y):
+        def loss_fn(variables):
+            logits = jax.vmap(model.apply, in_axes=(None, None, 0))(variables, key, x)
+            return cross_entropy(logits, y)
+
+        grads = jax.grad(loss_fn)(variables)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state)
+        return optax.apply_updates(variables, updates), opt_state
+
+    return step, variables, OPTIMIZER.init(variables), jax.random.PRNGKey(1), *batch()
+
+
+# -- right ----------------------------------------------------------------------------------------
+
+
+@case(_BROADCAST)
+def right_a_key_for_each_example():
+    @eqx.filter_jit
+    def step(model, opt_state, x, y, key):
+        keys = jax.random.split(key, x.shape[0])
+
+        def loss(model):
+            return cross_entropy(jax.vmap(model)(x, keys), y)
+
+        return _updated(model, opt_state, loss)
+
+    model = _OneDropout(jax.random.key(0))
+    return step, model, _trained(model), *batch(), jax.random.key(1)
+
+
+@case(_BROADCAST)
+def right_drawn_for_the_whole_batch():
+    @jax.jit
+    def step(w, x, key):
+        noise_key, keep_key = jax.random.split(key)
+        x = x + 0.1 * jax.random.normal(noise_key, x.shape)
+        return _descent(w, x * jax.random.bernoulli(keep_key, 0.9, x.shape))
+
+    return step, jnp.ones((4, 2)), batch()[0], jax.random.PRNGKey(0)
+
+
+@case(_BROADCAST)
+def right_mixup_and_cutmix_with_one_share():
+    conv = eqx.nn.Conv2d(1, 2, 3, key=jax.random.key(0))
+
+    @eqx.filter_jit
+    def step(conv, images, key):
+        share_key, order_key, place_key = jax.random.split(key, 3)
+        share = jax.random.beta(share_key, 1.0, 1.0)
+        order = jax.random.permutation(order_key, images.shape[0])
+        mixed = share * images + (1 - share) * images[order]
+        row, column = jax.random.randint(place_key, (2,), 0, 8)
+        rows, columns = jnp.abs(jnp.arange(8) - row) < 3, jnp.abs(jnp.arange(8) - column) < 3
+        box = rows[:, None] & columns[None, :]
+        cut = jnp.where(box, images[order], mixed)
+
+        def loss(conv):
+            return jnp.mean(jax.vmap(conv)(cut) ** 2)
+
+        value, grads = eqx.filter_value_and_grad(loss)(conv)
+        return eqx.apply_updates(conv, jax.tree.map(lambda g: -0.1 * g, grads)), value
+
+    return step, conv, jnp.ones((5, 1, 8, 8)), jax.random.key(1)
+
+
+@case(_BROADCAST)
+def right_variational_weights():
+    def sampled(p, key):
+        keys = jax.random.split(key, len(p))
+        return {
+            name: p[name] + 0.1 * jax.random.normal(each, p[name].shape)
+            for name, each in zip(p, keys, strict=True)
+        }
+
+    @jax.jit
+    def step(p, x, y, key):
+        def loss(p):
+            q = sampled(p, key)
+            h = jax.nn.relu(x @ q["w1"] + q["b1"])
+            return cross_entropy(h @ q["w2"] + q["b2"], y)
+
+        value, grads = jax.value_and_grad(loss)(p)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, p, grads), value
+
+    return step, params(), *batch(), jax.random.key(0)
+
+
+@case(_BROADCAST)
+def right_one_mask_for_all_steps_of_a_sequence():
+    cell = eqx.nn.GRUCell(2, 4, key=jax.random.key(0))
+
+    @eqx.filter_jit
+    def step(cell, x, key):
+        mask = jax.random.bernoulli(key, 0.8, (x.shape[0], 1, x.shape[2]))
+
+        def loss(cell):
+            def run(x):
+                return jax.lax.scan(lambda h, x: (cell(x, h), None), jnp.zeros(4), x)[0]
+
+            return jnp.mean(jax.vmap(run)(x * mask / 0.8) ** 2)
+
+        value, grads = eqx.filter_value_and_grad(loss)(cell)
+        return eqx.apply_updates(cell, jax.tree.map(lambda g: -0.1 * g, grads)), value
+
+    return step, cell, jnp.ones((3, 5, 2)), jax.random.key(1)
+
+
+@case(_BROADCAST)
+def right_whole_channels_are_dropped():
+    @jax.jit
+    def step(w, images, key):
+        shape = (images.shape[0], 1, 1, images.shape[3])
+        images = images * jax.random.bernoulli(key, 0.8, shape)
+        return w - 0.1 * jax.grad(lambda w: jnp.mean((images @ w) ** 2))(w)
+
+    return step, jnp.ones((3, 2)), jnp.ones((5, 4, 4, 3)), jax.random.key(0)
+
+
+@case(_BROADCAST)
+def right_random_features():
+    @jax.jit
+    def step(w, x, y, key):
+        one, two = jax.random.split(key)
+        matrix = jax.random.normal(one, (4, 6))
+        phase = jax.random.uniform(two, (6,), maxval=6.28)
+        features = jnp.cos(x @ matrix + phase)
+        return w - 0.1 * jax.grad(lambda w: cross_entropy(features @ w, y))(w)
+
+    return step, jnp.ones((6, 3)), *batch(), jax.random.key(0)
+
+
+@case(_BROADCAST)
+def right_a_model_made_inside_of_the_step():
+    @eqx.filter_jit
+    def loss_at_the_start(x, y, key):
+        init_key, key = jax.random.split(key)
+        model = _OneDropout(init_key)
+        keys = jax.random.split(key, x.shape[0])
+        return cross_entropy(jax.vmap(model)(x, keys), y)
+
+    return loss_at_the_start, *batch(), jax.random.key(0)
+
+
+@case(_BROADCAST)
+def right_an_ensemble_over_one_batch():
+    models = eqx.filter_vmap(_OneDropout)(jax.random.split(jax.random.key(0), 2))
+
+    @eqx.filter_jit
+    def step(models, x, y, key):
+        def loss(model, key):
+            keys = jax.random.split(key, x.shape[0])
+            return cross_entropy(jax.vmap(model)(x, keys), y)
+
+        def total(models):
+            return jnp.sum(eqx.filter_vmap(loss)(models, jax.random.split(key, 2)))
+
+        value, grads = eqx.filter_value_and_grad(total)(models)
+        return eqx.apply_updates(models, jax.tree.map(lambda g: -0.1 * g, grads)), value
+
+    return step, models, *batch(), jax.random.key(1)
+
+
+@case(_BROADCAST)
+def right_one_example():
+    @eqx.filter_jit
+    def sample(model, x, key):
+        return jax.vmap(functools.partial(model, x))(jax.random.split(key, 3))
+
+    return sample, _OneDropout(jax.random.key(0)), batch()[0][0], jax.random.key(1)
+
+
+@case(_BROADCAST)
+def right_keys_of_devices():
+    mesh = jax.make_mesh((1,), ("data",))
+    spec = jax.sharding.PartitionSpec
+
+    def loss(w, x, key):
+        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+        x = x + jax.random.normal(key, x.shape)
+        return jax.lax.pmean(jnp.mean((x @ w) ** 2), "data")
+
+    mapped = jax.shard_map(
+        loss, mesh=mesh, in_specs=(spec(), spec("data"), spec()), out_specs=spec(), check_vma=False
+    )
+    sharded = jax.device_put(batch()[0], jax.sharding.NamedSharding(mesh, spec("data")))
+
+    @jax.jit
+    def step(w, x, key):
+        return w - 0.1 * jax.grad(mapped)(w, x, key)
+
+    return step, jnp.ones((4, 2)), sharded, jax.random.key(0)
