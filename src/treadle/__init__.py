@@ -25,6 +25,7 @@ from ._errors import CheckpointNotFoundError as CheckpointNotFoundError
 from ._errors import ConsumedStateError as ConsumedStateError
 from ._errors import DamagedCheckpointError as DamagedCheckpointError
 from ._errors import DataError as DataError
+from ._errors import ExportError as ExportError
 from ._errors import LawError as LawError
 from ._errors import LeafNotFoundError as LeafNotFoundError
 from ._errors import LossError as LossError
@@ -36,6 +37,9 @@ from ._errors import TreeError as TreeError
 from ._evaluate import EvalStep as EvalStep
 from ._evaluate import evaluate as evaluate
 from ._evaluate import predict as predict
+from ._export import Exported as Exported
+from ._export import export as export
+from ._export import load_exported as load_exported
 from ._loop import History as History
 from ._loop import Replayed as Replayed
 from ._loop import fit as fit

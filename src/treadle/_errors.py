@@ -95,3 +95,7 @@ class LawError(TreadleError, AssertionError):
     def __str__(self) -> str:
         # Drawn when it is read: one example is broken hundreds of times while it is made smaller.
         return f"{self.args[0]}\n\n{self.diff}" if self.diff else str(self.args[0])
+
+
+class ExportError(TreadleError, ValueError):
+    """An exported program cannot be read, or does not run here."""

@@ -533,10 +533,10 @@ def _call(
         pair = eqx.nn.inference_mode(pair)
     arguments = (inputs, key, indices)
     if members is None:
-        return _outputs(pair, *arguments, precision)
+        return outputs_of(pair, *arguments, precision)
 
     def one(pair: tuple[Model, PyTree]) -> PyTree:
-        return _outputs(pair, *arguments, precision)
+        return outputs_of(pair, *arguments, precision)
 
     each = eqx.filter_vmap(one, in_axes=(eqx.if_array(0),))(pair)
     return each if members == "each" else jax.tree.map(_mean_of_members, each)
@@ -546,13 +546,14 @@ def _mean_of_members(each: jax.Array) -> jax.Array:
     return jnp.mean(each, axis=0)
 
 
-def _outputs(
+def outputs_of(
     pair: tuple[Model, PyTree],
     inputs: PyTree,
     key: jax.Array | None,
-    indices: jax.Array,
+    indices: jax.Array | None,
     precision: Precision | None,
 ) -> PyTree:
+    """What a model says of each of a batch; those that draw do so by the index of the example."""
     model, model_state = computing(pair[0], precision), pair[1]
 
     def one(model: Model, model_state: PyTree, x: PyTree, key: jax.Array | None) -> PyTree:
@@ -561,7 +562,7 @@ def _outputs(
             return model(x, **keyword)
         return model(x, fresh(model_state), **keyword)[0]
 
-    keys = None if key is None else example_keys(key, indices)
+    keys = None if key is None or indices is None else example_keys(key, indices)
     axes = (None, None, 0, None if keys is None else 0)
     try:
         output = eqx.filter_vmap(one, in_axes=axes)(model, model_state, inputs, keys)

@@ -1,0 +1,282 @@
+"""`export` and `load_exported`: the same figures without the model's code, for any batch."""
+
+import struct
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import xxhash
+from jax import export as jax_export
+
+import treadle
+from tests.helpers import run_script
+from treadle._errors import ArgumentTypeError, ArgumentValueError, BatchError, ExportError
+
+
+class Net(eqx.Module):
+    """Two inputs, a dictionary out; dropout that must be off."""
+
+    linear: eqx.nn.Linear
+    dropout: eqx.nn.Dropout
+
+    def __init__(self, key):
+        self.linear = eqx.nn.Linear(4, 3, key=key)
+        self.dropout = eqx.nn.Dropout(0.5)
+
+    def __call__(self, example, *, key=None):
+        x, scale = example
+        logits = self.linear(self.dropout(x, key=key)) * scale
+        return {"logits": logits, "label": jnp.argmax(logits)}
+
+
+@pytest.fixture(scope="module")
+def net():
+    return Net(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def data(net):
+    example = jax.ShapeDtypeStruct((4,), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    return treadle.export(net, example)
+
+
+@pytest.fixture(scope="module")
+def exported(data):
+    return treadle.load_exported(data)
+
+
+def batch_of(size, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(size, 4)).astype("f4"), rng.normal(size=size).astype("f4")
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_computes_what_predict_does(net, exported, size):
+    batch = batch_of(size)
+    ours = exported(batch)
+    theirs = treadle.predict(net, batch, batch_size=size)
+    np.testing.assert_allclose(ours["logits"], theirs["logits"], rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(ours["label"], theirs["label"])
+
+
+def test_says_what_it_takes_and_gives(exported):
+    assert exported.batch == "b"
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+    assert [leaf.shape for leaf in jax.tree.leaves(exported.example)] == [(4,), ()]
+    assert exported.output["logits"].shape == (3,)
+    assert exported.output["label"].dtype == jnp.int32
+    assert exported.versions["jax"] == jax.__version__
+    assert repr(exported) == "Exported('Net', batch='b', platforms=('cpu', 'cuda', 'tpu'))"
+
+
+def test_goes_into_other_programs(exported):
+    batch = batch_of(3)
+    np.testing.assert_array_equal(jax.jit(exported)(batch)["logits"], exported(batch)["logits"])
+
+
+ALONE = """
+import sys
+import jax
+import numpy as np
+
+data = open(sys.argv[1], "rb").read()
+program = jax.export.deserialize(bytearray(data))
+x, scale = np.ones((2, 4), np.float32), np.ones(2, np.float32)
+print(program.call((x, scale))["logits"].shape, "equinox" in sys.modules, "treadle" in sys.modules)
+"""
+
+
+def test_jax_alone_reads_it(data, tmp_path):
+    (tmp_path / "net.bin").write_bytes(data)
+    done = run_script("import jax.export\n" + ALONE, tmp_path / "net.bin")
+    assert done.stdout.strip() == "(2, 3) False False", done.stderr
+
+
+def test_from_a_file(data, tmp_path):
+    (tmp_path / "net.bin").write_bytes(data)
+    assert treadle.load_exported(tmp_path / "net.bin").name == "Net"
+    assert treadle.load_exported(str(tmp_path / "net.bin")).name == "Net"
+    with pytest.raises(FileNotFoundError, match=r"not\.bin"):
+        treadle.load_exported(tmp_path / "not.bin")
+
+
+def test_a_function_of_one_example(net):
+    model = eqx.nn.inference_mode(net)
+
+    def shifted(x):
+        return model((x, jnp.float32(2.0)))["logits"], None
+
+    exported = treadle.load_exported(treadle.export(shifted, jnp.zeros(4), platforms=["cpu"]))
+    x, _ = batch_of(5)
+    logits, nothing = exported(x)
+    assert nothing is None
+    assert exported.name == "shifted"
+    expected = jax.vmap(model)((x, np.full(5, 2, "f4")))
+    np.testing.assert_allclose(logits, expected["logits"], rtol=1e-6)
+
+
+def test_a_training_state_with_the_state_of_its_layers():
+    class Normed(eqx.Module):
+        norm: eqx.nn.BatchNorm
+
+        def __init__(self):
+            self.norm = eqx.nn.BatchNorm(4, axis_name="batch", mode="ema")
+
+        def __call__(self, x, state):
+            return self.norm(x, state)
+
+    def loss_fn(model, model_state, x, key):
+        y, model_state = model(x, model_state)
+        return jnp.mean(y**2), model_state
+
+    model, model_state = eqx.nn.make_with_state(Normed)()
+    step = treadle.TrainStep(loss_fn, optax.sgd(0.1), stateful=True, ema=0.9)
+    state = step.init(model, key=jax.random.key(0), model_state=model_state)
+    x = batch_of(6)[0]
+    state, _ = step(state, x)
+    exported = treadle.load_exported(treadle.export(state, x[0], weights="ema", platforms=["cpu"]))
+    expected = treadle.predict(state, x, batch_size=6, weights="ema")
+    np.testing.assert_allclose(exported(x), expected, rtol=1e-6)
+
+
+def test_one_size(net):
+    example = np.zeros(4, "f4"), np.float32(0)
+    exported = treadle.load_exported(treadle.export(net, example, batch=2, platforms=["cpu"]))
+    assert exported.batch == 2
+    assert exported(batch_of(2))["label"].shape == (2,)
+    with pytest.raises(BatchError, match=r"has 3 examples, and the program was exported for 2"):
+        exported(batch_of(3))
+
+
+def test_dropout_where_it_is_wanted(net):
+    with pytest.raises(RuntimeError, match="Dropout requires a key"):
+        treadle.export(net, (np.zeros(4, "f4"), np.float32(0)), inference=False)
+
+
+# -- what cannot be exported -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("example", "says"),
+    [
+        ((), r"`example` \(=\(\)\) holds no arrays"),
+        ((np.zeros(4, "f4"), 1.0), r"the Python number 1\.0 at '1'"),
+        ((np.zeros(4, "f4"), "one"), r"has 'one' of type str at '1'"),
+        ((np.zeros(4), np.float32(0)), r"is of float64 at '0', which JAX has only with"),
+    ],
+)
+def test_examples_that_are_none(net, example, says):
+    with pytest.raises(ArgumentTypeError, match=says):
+        treadle.export(net, example)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"batch": "2b"}, ArgumentValueError, r"`batch` \(='2b'\) must be a name"),
+        ({"batch": 0}, ArgumentValueError, r"`batch` \(=0\)"),
+        ({"platforms": "cpu"}, ArgumentTypeError, r"`platforms` \(='cpu'\) is a string"),
+        ({"platforms": ["gpu"]}, ArgumentValueError, r"`platforms` has 'gpu'; there are 'cpu'"),
+        ({"platforms": []}, ArgumentValueError, r"`platforms` is empty"),
+        ({"weights": "ema"}, ArgumentValueError, r"`weights` \(='ema'\)"),
+    ],
+)
+def test_options_that_cannot_be(net, options, error, says):
+    with pytest.raises(error, match=says):
+        treadle.export(net, (np.zeros(4, "f4"), np.float32(0)), **options)
+
+
+def test_outputs_and_inputs_of_classes_of_ones_own(net):
+    class Box(eqx.Module):
+        value: jax.Array
+
+    with pytest.raises(ArgumentTypeError, match=r"What the model returns has a Box in it"):
+        treadle.export(lambda x: (Box(x),), jnp.zeros(3))
+    with pytest.raises(ArgumentTypeError, match=r"`example` has a Box in it"):
+        treadle.export(lambda box: box.value, Box(jnp.zeros(3)))
+
+
+# -- batches that do not fit -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        (np.zeros((2, 4), "f4"), r"has the structure .* exported for"),
+        ((np.zeros((2, 5), "f4"), np.zeros(2, "f4")), r"at '0' has the shape \(2, 5\): examples"),
+        ((np.zeros(4, "f4"), np.float32(0)), r"One example goes as `x\[None\]`"),
+        ((np.zeros((2, 4)), np.zeros(2, "f4")), r"of float64, .* exported for float32"),
+        ((np.zeros((2, 4), "f4"), [0.0, 0.0]), r"has the structure"),
+        ((np.zeros((2, 4), "f4"), 0.0), r"at '1' is of type float"),
+        ((np.zeros((2, 4), "f4"), np.zeros(3, "f4")), r"differ in their leading size"),
+        ((np.zeros((0, 4), "f4"), np.zeros(0, "f4")), r"is empty"),
+    ],
+)
+def test_batches_that_do_not_fit(exported, batch, says):
+    with pytest.raises(BatchError, match=says):
+        exported(batch)
+
+
+def test_another_platform(net):
+    example = np.zeros(4, "f4"), np.float32(0)
+    exported = treadle.load_exported(treadle.export(net, example, platforms=["tpu"]))
+    with pytest.raises(ExportError, match=r"exported for tpu, and this is 'cpu'"):
+        exported(batch_of(2))
+
+
+# -- files that cannot be read ---------------------------------------------------------------------
+
+
+def test_every_byte_is_covered(data):
+    rng = np.random.default_rng(0)
+    for at in [0, len(data) - 1, *rng.integers(0, len(data), 40)]:
+        broken = bytearray(data)
+        broken[at] ^= 1 << rng.integers(8)
+        with pytest.raises(ExportError, match=r"`source` (is damaged|was not written)"):
+            treadle.load_exported(bytes(broken))
+
+
+@pytest.mark.parametrize("size", [0, 10, 36, 1_000, -1])
+def test_cut_off(data, size):
+    with pytest.raises(ExportError, match=r"was not written by `treadle\.export`, or its end"):
+        treadle.load_exported(data[:size])
+
+
+def test_a_file_of_a_newer_version(data):
+    version = struct.pack("<I", 2)
+    newer = data[:-28] + version + data[-24:-16]
+    newer += xxhash.xxh3_128_digest(newer)
+    with pytest.raises(ExportError, match=r"has version 2 of the format, .* reads 1: `pip"):
+        treadle.load_exported(newer)
+
+
+def test_a_program_of_a_newer_jax(data, monkeypatch):
+    def deserialize(program):
+        raise ValueError("calling convention version 99 is not supported")
+
+    monkeypatch.setattr(jax_export, "deserialize", deserialize)
+    with pytest.raises(ExportError, match=r"was exported with jax .* cannot read it: calling"):
+        treadle.load_exported(data)
+
+
+def test_what_is_no_source():
+    with pytest.raises(ArgumentTypeError, match=r"`source` is a int"):
+        treadle.load_exported(3)  # pyright: ignore[reportArgumentType]
+
+
+def test_without_flatbuffers(net, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
+    with pytest.raises(treadle.MissingExtraError, match=r"pip install 'treadle\[export\]'"):
+        treadle.export(net, np.zeros(4, "f4"))
+
+
+def test_the_format_is_as_it_is_described(data):
+    length, version, magic, digest = struct.unpack("<QI8s16s", data[-36:])
+    assert (version, magic) == (1, b"treadle\n")
+    assert digest == xxhash.xxh3_128_digest(data[:-16])
+    assert data[-36 - length : -36].startswith(b'{"batch": "b"')
