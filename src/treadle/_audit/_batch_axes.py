@@ -7,6 +7,7 @@ by what else was seen to happen to them.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -75,11 +76,18 @@ class Together:
             axis = self._parents[axis]
         return axis
 
-    def join(self, one: int, other: int) -> None:
-        """Makes two axes one."""
-        one, other = self(one), self(other)
-        if one != other:
-            self._parents[max(one, other)] = min(one, other)
+    def single(self, axes: Iterable[int]) -> int | None:
+        """The number for some axes, if they are one."""
+        found = {self(axis) for axis in axes}
+        return found.pop() if len(found) == 1 else None
+
+    def join(self, *groups: Iterable[int]) -> None:
+        """Makes axes one, where each of the groups is."""
+        found = [each for each in map(self.single, groups) if each is not None]
+        for other in found[1:]:
+            one, other = self(found[0]), self(other)
+            if one != other:
+                self._parents[max(one, other)] = min(one, other)
 
 
 _MOST_TURNS = 8
@@ -180,15 +188,12 @@ class BatchAxes:
         self._join([value for value in values if len(value.shape) == len(shape)])
         return elementwise(values, shape, note)
 
-    def _join(self, values: Sequence[Spread], but: int | None = None) -> None:
+    def _join(self, values: Sequence[Spread]) -> None:
         """Axes that lie along one dimension of several values are one."""
         with_axes = [value for value in values if value.is_data]
-        if len(with_axes) < 2:
-            return
-        for at in range(len(with_axes[0].shape)):
-            single = [next(iter(v.axes[at])) for v in with_axes if len(v.axes[at]) == 1]
-            for other in single[1:] if at != but else ():
-                self.together.join(single[0], other)
+        if len(with_axes) > 1:
+            for groups in zip(*(value.axes for value in with_axes), strict=True):
+                self.together.join(*groups)
 
     def _call(
         self, equation: Any, inner: list[Any], values: list[Spread], path: Path
@@ -360,8 +365,7 @@ class BatchAxes:
         for a, b in zip(left_sum, right_sum, strict=True):
             self._summed(left, a, right, b, path)
         for a, b in zip(left_batch, right_batch, strict=True):
-            if len(left.axes[a]) == len(right.axes[b]) == 1:
-                self.together.join(next(iter(left.axes[a])), next(iter(right.axes[b])))
+            self.together.join(left.axes[a], right.axes[b])
         left_free = _free(left, left_sum, left_batch)
         right_free = _free(right, right_sum, right_batch)
         if left.is_data and right.is_data:
@@ -377,6 +381,11 @@ class BatchAxes:
         of_left: Groups = [*batch[0], *([at] for at in left_free), *([] for _ in right_free)]
         of_right: Groups = [*batch[1], *([] for _ in left_free), *([at] for at in right_free)]
         found = beside([moved(left, of_left, shape), moved(right, of_right, shape)])
+        for drawn, summed, other, free, first in (
+            (left, left_sum, right, right_free, len(shape) - len(right_free)),
+            (right, right_sum, left, left_free, len(left_batch)),
+        ):
+            found = _correlated(found, drawn, summed, other, free, first)
         drawn = _is_projection(left, right) or _is_projection(right, left)
         parameters = any(_is_parameters(value) for value in (left, right))
         return [found._replace(projected=drawn or (found.projected and not parameters))]
@@ -439,10 +448,8 @@ class BatchAxes:
 
     def _pair(self, one: frozenset[int], other: frozenset[int]) -> None:
         """`logits[arange(n), labels]`: an axis that is chosen from for each of another."""
-        if len(one) == len(other) == 1:
-            a, b = next(iter(one)), next(iter(other))
-            if self._sizes[a] == self._sizes[b]:
-                self.together.join(a, b)
+        if {self._sizes[axis] for axis in one} == {self._sizes[axis] for axis in other}:
+            self.together.join(one, other)
 
     # -- loops, branches, devices -------------------------------------------------------------
 
@@ -660,6 +667,26 @@ def _by_leading(values: Sequence[Spread], shape: Sequence[int], most: int | None
 
 def _is_parameters(value: Spread) -> bool:
     return bool(value.depends & PARAMETERS) and not value.depends & DATA
+
+
+def _correlated(
+    found: Spread,
+    drawn: Spread,
+    summed: Sequence[int],
+    other: Spread,
+    free: Sequence[int],
+    first: int,
+) -> Spread:
+    """The product of draws and a matrix of numbers, as in a normal distribution with a covariance.
+
+    It has no more numbers than were drawn, or they only place many points, as an affine map does.
+    """
+    many = math.prod(drawn.shape[at] for at in summed if any(d.along[at] for d in drawn.draws))
+    if not found.draws or other.depends or math.prod(other.shape[at] for at in free) > many:
+        return found
+    for at in range(first, first + len(free)):
+        found = differing(found, at, drawn=True)
+    return found
 
 
 def _is_projection(value: Spread, matrix: Spread) -> bool:

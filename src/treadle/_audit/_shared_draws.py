@@ -137,7 +137,9 @@ def _known_parameters(audited: Audited) -> set[int]:
             if argument.name not in data
             for leaf in argument.leaves
         }
-    found = {leaf.index for state in audited.states for leaf in leaves_of(state.given)}
+    # What only moves on, such as the state of a simulation, holds examples too.
+    states = audited.states if program.trains else []
+    found = {leaf.index for state in states for leaf in leaves_of(state.given)}
     for argument in program.inputs:
         for node in jax.tree.leaves(argument.tree, is_leaf=is_module):
             if is_module(node):
@@ -180,11 +182,17 @@ def _batch_axes(audited: Audited, table: _Table, seen: BatchAxes) -> set[int]:
         never |= {together(a) for a, b in seen.crossed if together(a) == together(b)}
     rows = [[together(axis) for axis in numbers] for _, numbers in table.leaves]
     first = collections.Counter(row[0] for row in rows)
+    # The mean of each feature is not one of them.
+    labels = collections.Counter(
+        row[0]
+        for (leaf, _), row in zip(table.leaves, rows, strict=True)
+        if len(row) > 1 or leaf.aval.dtype.kind in "iub"
+    )
     holds = collections.Counter(axis for row in rows for axis in set(row))
     chosen: set[int] = set()
     passed: set[int] = set()
     for row in rows:
-        at = _choice(row, runs, never, first, holds)
+        at = _choice(row, runs, never, first, labels, holds)
         examples = set() if at is None else {row[at]}
         if row[0] in devices:
             # Each device has a batch of its own.
@@ -199,6 +207,7 @@ def _choice(
     runs: set[int],
     never: set[int],
     first: collections.Counter[int],
+    labels: collections.Counter[int],
     holds: collections.Counter[int],
 ) -> int | None:
     """Which dimension of an array runs over examples: the first, if nothing speaks against it."""
@@ -207,9 +216,8 @@ def _choice(
         # Time steps, or batches, of which each holds examples: those of several arrays.
         shared = [at for at in others if first[row[at]] or holds[row[at]] > 1]
         return max(shared, key=lambda at: (first[row[at]], -at), default=None)
-    led = [at for at in others if first[row[at]] > first[row[0]]]
-    if led:
-        return max(led, key=lambda at: first[row[at]])
+    if len(row) > 2 and 1 in others and labels[row[1]] > labels[row[0]]:
+        return 1  # Time comes first, and the labels say how many examples there are.
     return None if row[0] in never else 0
 
 
