@@ -1,5 +1,6 @@
 """What is said of an error, and how it reads below it."""
 
+import re
 import textwrap
 from typing import NamedTuple
 
@@ -7,6 +8,8 @@ PAGE = "guides/common-errors/"
 """The page of explained errors, from the root of the documentation."""
 
 _WIDTH = 96
+_CODE = re.compile(r"`[^`]+`")
+_HELD = "\0"
 
 
 class Explanation(NamedTuple):
@@ -52,11 +55,16 @@ def _wrapped(text: str, label: str = "") -> list[str]:
             continue
         start = label if number == 0 else " " * len(label)
         lines += textwrap.wrap(
-            start + paragraph,
+            _CODE.sub(_unbroken, start + paragraph),
             width=_WIDTH,
             initial_indent="  ",
             subsequent_indent="  " + " " * len(label),
             break_long_words=False,
             break_on_hyphens=False,
         )
-    return lines
+    return [line.replace(_HELD, " ") for line in lines]
+
+
+def _unbroken(code: re.Match[str]) -> str:
+    """Code that stays on one line, where it fits on one."""
+    return code[0].replace(" ", _HELD) if len(code[0]) <= _WIDTH - 10 else code[0]

@@ -97,18 +97,24 @@ class Raised:
         """Whether the user's own code raised it."""
         return any(isinstance(node, ast.Raise) for node in self.nodes)
 
-    def within(self, *libraries: str) -> Call | None:
-        """The innermost call, if any, that is in one of these libraries."""
+    def in_library(self, library: str) -> bool:
+        """Whether a library that the user's line called was at work."""
         for call in reversed(self.calls):
-            if call.library in libraries:
-                return call
-        return None
+            if call.library in (None, library):
+                return call.library == library
+        return False
 
     def text(self, node: ast.AST | None) -> str:
         """Syntax as it stands in the file, on one line."""
         if node is None:
             return ""
         return " ".join(ast.unparse(node).split())
+
+    def index(self, node: ast.Subscript) -> str:
+        """What stands in the brackets."""
+        if isinstance(node.slice, ast.Tuple):
+            return ", ".join(map(self.text, node.slice.elts))
+        return self.text(node.slice)
 
     def value(self, node: ast.AST) -> Any:
         """What a name, or attributes of one, stood for; `MISSING` where code would have to run."""

@@ -4,7 +4,7 @@ import ast
 import math
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -23,6 +23,7 @@ from .._raised import MISSING, Raised, source_line
 _MEMORY = re.compile(r"[Oo]ut of memory|allocat")
 _BYTES = re.compile(r"alloca\w+ (\d+) ?bytes|alloca\w+ (\d+(?:\.\d+)? ?[KMGT]i?B)")
 _TOLD = 5
+_LARGE = 2**20
 
 
 def explain_memory(raised: Raised) -> Explanation | None:
@@ -38,7 +39,7 @@ def explain_memory(raised: Raised) -> Explanation | None:
         size = binary(int(found[1])) if found[1] else found[2]
         asked = f", which could not give {size} more"
     return Explanation(
-        f"The device has less memory than is needed{asked}. {_largest(raised)}",
+        f"The device has less memory than is needed{asked}. {_largest(raised)}".rstrip(),
         "a smaller batch, or the same one in pieces: `TrainStep(..., accumulate=4)`; compute "
         "activations again instead of keeping them: `eqx.filter_checkpoint(layer)(x)`; "
         '`precision="bf16"`; donate the old state; `jax.lax.map` over what `vmap` does at once.',
@@ -54,7 +55,8 @@ def _largest(raised: Raised) -> str:
         # The device runs behind, and says so where a result is read.
         program, which = newest_program(), "If it was the program of the step compiled last: its"
     if program is None:
-        return f"The largest arrays alive:\n{_rows(_alive())}"
+        alive = [value for value in _alive() if value.size >= _LARGE]
+        return f"The largest arrays alive:\n{_rows(alive)}" if alive else ""
     arguments = sum(_nbytes(value.aval) for value in program.jaxpr.invars)
     return (
         f"{which} arguments are {binary(arguments)}, and these are the largest values that it "
@@ -77,23 +79,24 @@ class _Value(NamedTuple):
     by: str
 
 
-def _rows(values: Iterator[_Value]) -> str:
+def _rows(values: Iterable[_Value]) -> str:
     """The largest, those of one line and shape together."""
-    counts: dict[_Value, int] = {}
+    alike: dict[tuple[int, str, Place | None], list[str]] = {}
     for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    largest = sorted(counts, key=lambda value: -value.size)[:_TOLD]
+        alike.setdefault((value.size, value.text, value.place), []).append(value.by)
+    largest = sorted(alike, key=lambda value: -value[0])[:_TOLD]
     # What is small beside the largest is none of the trouble.
-    largest = [value for value in largest if value.size * 100 >= largest[0].size]
+    largest = [value for value in largest if value[0] * 100 >= largest[0][0]]
     lines = []
-    for value in largest:
-        times = f"{counts[value]} x " if counts[value] > 1 else ""
+    for size, text, place in largest:
+        made = alike[size, text, place]
+        times = f"{len(made)} x " if len(made) > 1 else ""
         where = ""
-        if value.place is not None:
-            line = textwrap.shorten(source_line(value.place), 60, placeholder=" ...")
-            where = f"  {value.place.short}{f': `{line}`' if line else ''}"
-        made = f" ({value.by})" if value.by else ""
-        lines.append(f"  {binary(value.size):>9}  {times}{value.text}{where}{made}")
+        if place is not None:
+            line = textwrap.shorten(source_line(place), 60, placeholder=" ...")
+            where = f"  {place.short}{f': `{line}`' if line else ''}"
+        by = ", ".join(dict.fromkeys(filter(None, made)))
+        lines.append(f"  {binary(size):>9}  {times}{text}{where}{f' ({by})' if by else ''}")
     return "\n".join(lines)
 
 

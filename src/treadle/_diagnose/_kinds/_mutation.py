@@ -50,7 +50,7 @@ def _array_fix(raised: Raised) -> str:
         target = statement.targets[0]
     if statement is None or not isinstance(target, ast.Subscript):
         return "`x = x.at[i].set(value)`; there are `.add`, `.multiply`, `.min`, `.max` too."
-    array, index = raised.text(target.value), raised.text(target.slice)
+    array, index = raised.text(target.value), raised.index(target)
     value = raised.text(statement.value)
     method = "set"
     if isinstance(statement, ast.AugAssign):

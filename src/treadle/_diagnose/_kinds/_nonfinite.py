@@ -27,7 +27,7 @@ def explain_nonfinite_value(raised: Raised) -> Explanation | None:
             "A loss or a gradient is NaN or infinite. The check does not wait for the device, so "
             "this line is where it was told, and the message has the number of the step.",
             "`treadle.explain_nonfinite(step, state, batch)` names the first operation that gave "
-            "one, with its line and what went in; `treadle.replay(run, step)` brings back the "
+            "one, with its line and what went in; `treadle.replay(run, step, ...)` brings back the "
             "state and the batch from before.",
             "nonfiniteerror",
             ("guides/nonfinite/",),

@@ -19,7 +19,10 @@ _TREES = re.compile(
 _OTHER_STATE = re.compile(r"'(\w*State|tuple|dict)' object has no attribute '(\w+)'")
 _CHAIN = "The number of updates and states has to be the same in chain"
 _NO_LENGTH = re.compile(r"object of type '(\w+)' has no len\(\)")
-_NEEDS_PARAMS = "requires the current value of parameters"
+_NEEDS_PARAMS = re.compile(
+    r"requires the current value of parameters|"
+    r"\.update_fn\(\) missing 1 required positional argument: 'params'"
+)
 _NOT_LIKE = re.compile(r"zeros_like requires ndarray or scalar arguments, got <class '(.+?)'>")
 _FIT = "an-optimizers-state-that-does-not-fit"
 _INIT = "`opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))`"
@@ -32,19 +35,27 @@ _AGAIN = (
 def explain_optimizer(raised: Raised) -> Explanation | None:
     """What goes wrong inside of optax."""
     calls = [call for call in raised.calls if call.library == "optax"]
-    innermost = raised.within("optax")
-    if innermost is None or raised.by_user:
+    if _NEEDS_PARAMS.search(raised.message) and not raised.by_user:
+        return _without_params()
+    # A loss or a schedule of the user's that optax called is the user's.
+    if not raised.in_library("optax") or raised.by_user:
         return None
-    last_user = max(
-        (at for at, call in enumerate(raised.calls) if call.library is None), default=-1
-    )
-    if raised.calls.index(innermost) < last_user:
-        return None  # In a loss or a schedule of the user's that optax called.
     if any(call.name == "apply_updates" for call in calls):
         return _applied(raised)
     if any(call.name.startswith("init") for call in calls):
         return _initial(raised)
     return _updated(raised, calls)
+
+
+def _without_params() -> Explanation:
+    return Explanation(
+        "Part of the optimizer (weight decay is one) reads the parameters, and `update` was "
+        "called without them.",
+        "`updates, opt_state = optimizer.update(grads, opt_state, params)`; of a model, "
+        "`eqx.filter(model, eqx.is_inexact_array)`.",
+        "update-without-params",
+        ("guides/optimizers/",),
+    )
 
 
 def _applied(raised: Raised) -> Explanation | None:
@@ -74,15 +85,6 @@ def _initial(raised: Raised) -> Explanation | None:
 
 def _updated(raised: Raised, calls: list[Call]) -> Explanation | None:
     message, error = raised.message, raised.error
-    if _NEEDS_PARAMS in message:
-        return Explanation(
-            "Part of the optimizer (weight decay is one) reads the parameters, and `update` was "
-            "called without them.",
-            "`updates, opt_state = optimizer.update(grads, opt_state, params)`; of a model, "
-            "`eqx.filter(model, eqx.is_inexact_array)`.",
-            "update-without-params",
-            ("guides/optimizers/",),
-        )
     call = next((call for call in reversed(calls) if _is_update(call)), None)
     if call is None:
         return None

@@ -155,12 +155,23 @@ def _promotion(raised: Raised) -> Explanation | None:
             "operands-could-not-be-broadcast-together",
         )
     if _DTYPES in raised.message:
+        cause = (
+            "Arrays of different dtypes meet, and `jax_numpy_dtype_promotion` is set to `strict`: "
+            "nothing is cast unasked."
+        )
+        anchor = "no-available-implicit-dtype-promotion-path"
+        if raised.in_library("optax"):
+            return Explanation(
+                f"{cause} It is in optax, which is not written for that.",
+                '`with jax.numpy_dtype_promotion("standard"):` around `optimizer.init` and '
+                "`optimizer.update`, as a `TrainStep` does for you.",
+                anchor,
+            )
         return Explanation(
-            f"Arrays of different dtypes meet, and `jax_numpy_dtype_promotion` is set to `strict`: "
-            f"nothing is cast unasked.{_seen(raised)}",
+            f"{cause}{_seen(raised)}",
             "cast one: `x.astype(y.dtype)`; Python numbers fit any float, so `0.5 * x` and not "
             "`np.float32(0.5) * x`.",
-            "no-available-implicit-dtype-promotion-path",
+            anchor,
         )
     return None
 

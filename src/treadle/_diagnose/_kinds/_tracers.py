@@ -221,7 +221,7 @@ def _integer(raised: Raised) -> tuple[str, str]:
                 ),
             )
         if isinstance(node, ast.Subscript):
-            values, index = raised.text(node.value), raised.text(node.slice)
+            values, index = raised.text(node.value), raised.index(node)
             return (
                 f"A Python list or tuple is indexed with the value of an integer, {_NO_VALUE}",
                 (
@@ -246,7 +246,7 @@ _NUMPY = ("np", "numpy", "onp")
 def _numpy(raised: Raised) -> tuple[str, str]:
     for node in raised.nodes:
         if isinstance(node, ast.Subscript):
-            values, index = raised.text(node.value), raised.text(node.slice)
+            values, index = raised.text(node.value), raised.index(node)
             return (
                 (
                     f"A NumPy array is indexed with a traced one, of which NumPy wants the value, "
@@ -278,7 +278,7 @@ def _into_numpy(raised: Raised) -> tuple[str, str]:
     cause = f"A NumPy array takes the value of what is put into it, {_NO_VALUE}"
     if node is None:
         return cause, "build the array with `jax.numpy`: `jnp.stack`, or `x = x.at[i].set(value)`."
-    array, index = raised.text(node.value), raised.text(node.slice)
+    array, index = raised.text(node.value), raised.index(node)
     return (
         cause,
         (
@@ -298,7 +298,7 @@ def _mask(raised: Raised) -> tuple[str, str]:
     )
     for node in raised.nodes:
         if isinstance(node, ast.Subscript):
-            array, mask = raised.text(node.value), raised.text(node.slice)
+            array, mask = raised.text(node.value), raised.index(node)
             return (
                 cause,
                 (
