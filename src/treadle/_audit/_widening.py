@@ -12,22 +12,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend import core as jex_core
 
-from ._calls import in_call
 from ._facts import Facts, Path
 from ._private import is_backward
-from ._source import Frame, Place, path_frames, user_place
+from ._promotions import is_models, is_told
+from ._source import Place, path_frames, user_place
 
-_CASTS = frozenset({"astype", "_astype", "convert_element_type", "asarray", "array"})
-"""Functions of JAX that convert because they were told to."""
-
-_PROMOTIONS = ("promote_", "_promote")
-"""How the names of those begin that convert because operands differ."""
-
-_QUIET = ("jax", "jaxlib", "python", "numpy", "beartype", "jaxtyping", "typeguard")
-_MODELS = (None, "equinox", "flax", "haiku")
-"""Whose lines count: the user's, and those of libraries of layers that the user calls."""
-
-_MOVES = frozenset(
+MOVES = frozenset(
     {
         "broadcast_in_dim",
         "reshape",
@@ -52,6 +42,8 @@ _MOVES = frozenset(
         "name",
     }
 )
+"""Primitives that compute nothing."""
+
 _JOINS = frozenset({"concatenate", "select_n", "dynamic_update_slice", "scatter", "pad"})
 
 
@@ -166,7 +158,7 @@ class _Search(Facts[Fact]):
     ) -> Sequence[Fact | None]:
         name = equation.primitive.name
         outs = equation.outvars
-        if name in _MOVES:
+        if name in MOVES:
             return self._moved(equation, inputs)
         if name == "convert_element_type":
             return [self._converted(equation, inputs[0], path)]
@@ -197,7 +189,7 @@ class _Search(Facts[Fact]):
             return fact
         size = source.aval.size
         found = path_frames(path)
-        if is_backward(equation) or _is_told(found) or not _is_models(found):
+        if is_backward(equation) or is_told(found) or not is_models(found):
             return Fact("cast", size=size, direct=True)
         place = self.place(path)
         if not isinstance(place, Place):
@@ -262,7 +254,7 @@ class _Search(Facts[Fact]):
     def _mixed(self, equation: Any, path: Path) -> frozenset[Event]:
         """A product of operands of two dtypes: the narrower one is widened inside of it."""
         place = self.place(path)
-        if is_backward(equation) or not _is_models(path_frames(path)):
+        if is_backward(equation) or not is_models(path_frames(path)):
             return frozenset()
         if not isinstance(place, Place):
             return frozenset()
@@ -299,58 +291,3 @@ def _is_product(equation: Any) -> bool:
         inside = len(contracted) + len(batched)
         return any(len(atom.aval.shape) > inside for atom in equation.invars[:2])
     return name in ("conv_general_dilated", "ragged_dot", "ragged_dot_general")
-
-
-def _inner_library(found: list[Frame]) -> Frame | None:
-    return next((frame for frame in reversed(found) if frame.library not in _QUIET), None)
-
-
-def _is_models(found: list[Frame]) -> bool:
-    """Whether a line of the user's, or of a layer, did it, and not an optimizer."""
-    frame = _inner_library(found)
-    if frame is None:
-        return False
-    if frame.library == "treadle":
-        return "/nn/" in frame.code.co_filename.replace("\\", "/")
-    return frame.library in _MODELS
-
-
-def _is_told(found: list[Frame]) -> bool:
-    """Whether a conversion was asked for."""
-    names = []
-    for frame in reversed(found):
-        if frame.library == "flax":
-            if frame.code.co_name == "promote_dtype":
-                return not _is_flax_default(found)
-        elif frame.library not in _QUIET:
-            break
-        else:
-            names.append(frame.code.co_name)
-    if any(name.startswith(_PROMOTIONS) for name in names):
-        return False
-    return any(name in _CASTS for name in names)
-
-
-_LAYERS = (
-    "Dense",
-    "DenseGeneral",
-    "Einsum",
-    "Conv",
-    "ConvLocal",
-    "ConvTranspose",
-    "MultiHeadDotProductAttention",
-    "SelfAttention",
-)
-
-
-def _is_flax_default(found: list[Frame]) -> bool:
-    """Whether a layer of Flax has no `dtype=`, as far as the line that makes and calls it tells.
-
-    Without one it takes the widest of what it is given.
-    """
-    frame = next((frame for frame in reversed(found) if frame.library is None), None)
-    if frame is None:
-        return False
-    layer = in_call(frame)
-    told = {"dtype", "**"}
-    return layer is not None and layer.name in _LAYERS and not layer.keywords & told

@@ -73,6 +73,15 @@ def cases() -> tuple[Case, ...]:
     return tuple(_FOUND)
 
 
+def x64(on: bool) -> Any:
+    """A context in which 64-bit types are on, or not."""
+    import jax
+
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(on)
+    return importlib.import_module("jax.experimental").enable_x64(on)
+
+
 def findings_of(found: Case) -> set[tuple[str, int | None]]:
     """What an audit finds in a case: the rule and the line of every error, warning and, where the
     case is about one that only remarks, remark."""
@@ -80,10 +89,12 @@ def findings_of(found: Case) -> set[tuple[str, int | None]]:
 
     import treadle
 
+    options = dict(found.options)
+    doubles = bool(options.pop("x64", False))
     # JAX as it is when nobody has told it to be strict.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), x64(doubles):
         step, *args = found.build()
-        report = treadle.audit(step, *args, **dict(found.options))
+        report = treadle.audit(step, *args, **options)
     own = {rule for rule, _ in found.expected}
     return {
         (each.rule, None if each.where is None else each.where.line)
