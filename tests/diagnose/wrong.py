@@ -7,6 +7,7 @@ asserts.
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -221,11 +222,34 @@ def if_of_many():
     jax.jit(lambda x: x if x > 0 else 0.0)(jnp.ones(3))  # here
 
 
+@raises(ValueError, "the-truth-value-of-an-array", "One True or False is needed")
+def lists_compared():
+    # It is the comparison that fails, and not the `if`.
+    if [jnp.ones(3)] == [jnp.zeros(3)]:  # here
+        pass
+
+
+@raises(errors.TracerArrayConversionError, "tracerarrayconversionerror", "`jnp.isfinite(x)`")
+def if_of_numpy():
+    @jax.jit
+    def f(x):
+        if np.isfinite(x):  # here
+            return x
+        return 0.0
+
+    f(1.0)
+
+
 @raises(
     errors.ConcretizationTypeError, "concretizationtypeerror", "`float` needs a value", "`x * 2`"
 )
 def float_of_tracer():
     jax.jit(lambda x: float(x * 2))(1.0)  # here
+
+
+@raises(errors.ConcretizationTypeError, "concretizationtypeerror", "`jnp.sqrt(x)`")
+def python_math():
+    jax.jit(lambda x: math.sqrt(x))(1.0)  # here
 
 
 @raises(errors.ConcretizationTypeError, "concretizationtypeerror", "`.item()` needs a value")
@@ -262,7 +286,7 @@ def range_of_tracer():
 @raises(
     errors.TracerIntegerConversionError,
     "tracerintegerconversionerror",
-    "A Python list or tuple is indexed",
+    "A Python sequence (a list, a tuple) is indexed",
     "`jax.lax.switch(i, functions, x)`",
 )
 def layer_by_number():
@@ -318,6 +342,15 @@ def traced_slice():
 @raises(TypeError, "unsupported-format-string-passed-to-a-tracer", "`jax.debug.print(")
 def formatted():
     jax.jit(lambda x: f"{x:.3f}")(1.0)  # here
+
+
+@raises(
+    errors.ConcretizationTypeError,
+    "unsupported-format-string-passed-to-a-tracer",
+    "`jax.debug.print(",
+)
+def formatted_by_percent():
+    jax.jit(lambda x: "%.3f" % x)(1.0)  # here  # noqa: UP031
 
 
 @raises(
@@ -465,7 +498,7 @@ def donated_twice():
 @raises(
     TypeError,
     "shapes-that-do-not-fit",
-    "sums over axes of 3 and of 5",
+    "an axis of 3 in the left array and of 5 in the right one",
     "Here `self.weight` is float32[4,3] and `x` is float32[5]",
     "for one of 8 at a time",
 )
@@ -561,6 +594,19 @@ def forgotten_vmap_of_a_norm():
     eqx.nn.LayerNorm(3)(jnp.ones((8, 3)))  # here
 
 
+@raises(TypeError, "shapes-that-do-not-fit", "Shapes are compared")
+def bias_of_another_size():
+    # What the layer got is not at fault.
+    layer = filled(eqx.nn.Linear, 3, 4)
+    eqx.tree_at(lambda one: one.bias, layer, jnp.ones(5))(jnp.ones(3))  # here
+
+
+@raises(TypeError, "shapes-that-do-not-fit", "an axis of 5 in the left array and of 3")
+def weight_of_another_size():
+    layer = filled(eqx.nn.Linear, 3, 4)
+    eqx.tree_at(lambda one: one.weight, layer, jnp.ones((4, 5)))(jnp.ones(3))  # here
+
+
 @raises(ValueError, "vmap-got-inconsistent-sizes", "`jax.random.split(key, x.shape[0])`")
 def vmap_of_different_lengths():
     jax.vmap(lambda x, y: x + y)(jnp.ones(8), jnp.ones(7))  # here
@@ -619,7 +665,7 @@ def state_of_another_model():
 @raises(
     ValueError,
     "an-optimizers-state-that-does-not-fit",
-    "the gradient has a leaf `b`, which `trace` of the state does not",
+    "`b` is a leaf of the gradient, and not of `trace` of the state",
 )
 def state_without_a_leaf():
     optimizer = optax.sgd(1e-3, momentum=0.9)
@@ -651,7 +697,7 @@ def swapped():
 @raises(
     ValueError,
     "an-optimizers-state-that-does-not-fit",
-    "parameters that are not those of the gradient: the parameters has a leaf `1`",
+    "parameters that are not those of the gradient: `1` is a leaf of the parameters",
 )
 def other_parameters():
     one, two = [jnp.ones(4)], [jnp.ones(4), jnp.ones(4)]
@@ -743,6 +789,12 @@ def gradient_of_many():
 @raises(TypeError, "gradient-only-defined-for-scalar-output-functions", "`has_aux=True`"[1:-1])
 def gradient_with_aux():
     jax.grad(lambda x: (x, 1))(1.0)  # here
+
+
+@raises(TypeError, "expected-the-input-to-have-a-dtype", "are float32", "labels.astype(jnp.int32)")
+def labels_of_floats():
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    jax.vmap(loss)(jnp.ones((8, 3)), jnp.ones(8))  # here
 
 
 @raises(NameError, "unbound-axis-name", "the axis 'batch'", 'axis_name="batch"')

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import dis
 import functools
 import inspect
 import linecache
@@ -63,7 +64,7 @@ class Raised:
 
     def __init__(self, error: BaseException, program: Any = None):
         self.error = error
-        self.message = str(error)
+        self.message = _message(error)
         self.program = program
         self.calls = _calls(source_of_operation(error)) + _calls(error.__traceback__)
         self.user = self._user()
@@ -88,9 +89,27 @@ class Raised:
         return [] if self.user is None else _nodes_at(self.user)
 
     @property
-    def expression(self) -> ast.AST | None:
+    def node(self) -> ast.AST | None:
         """The innermost syntax at fault."""
         return self.nodes[0] if self.nodes else None
+
+    @functools.cached_property
+    def instruction(self) -> str:
+        """What Python was about on the user's line: `"CALL"`, `"POP_JUMP_IF_FALSE"`."""
+        if self.user is None:
+            return ""
+        code = self.user.frame.f_code.co_code
+        return dis.opname[code[self.user.at]] if 0 <= self.user.at < len(code) else ""
+
+    @property
+    def decides(self) -> bool:
+        """Whether the user's own line asked for the truth of something."""
+        return "JUMP" in self.instruction or self.instruction in ("UNARY_NOT", "TO_BOOL")
+
+    @property
+    def is_call(self) -> bool:
+        """Whether the user's own line called something."""
+        return "CALL" in self.instruction
 
     @property
     def by_user(self) -> bool:
@@ -130,6 +149,13 @@ class Raised:
             if is_array(value):
                 found[self.text(node)] = value
         return list(found.items())
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # Somebody's own class, which is none of the known ones.
+        return ""
 
 
 MISSING = object()

@@ -18,7 +18,7 @@ _MAPPED = re.compile(
     re.DOTALL,
 )
 _STATIC = re.compile(r"an object of type <class '(.+?)'>")
-_UNHASHABLE = re.compile(r"unhashable type: '([\w.]*(?:Array|Tracer)\w*)'")
+_UNHASHABLE = re.compile(r"unhashable type: '([\w.]*(?:ArrayImpl|Tracer)|numpy\.ndarray)'")
 _AXIS = re.compile(r"[Uu]nbound axis name: ?'?([^\s.']+)'?")
 
 
@@ -26,7 +26,7 @@ def explain_arguments(raised: Raised) -> Explanation | None:
     """Where a function got, or gave, what a transformation cannot take."""
     if raised.by_user:
         return None
-    for kind in (_not_an_array, _not_hashable, _gradient, _axis_name, _types_differ):
+    for kind in (_not_an_array, _not_hashable, _gradient, _axis_name, _types_differ, _labels):
         explanation = kind(raised)
         if explanation is not None:
             return explanation
@@ -72,7 +72,7 @@ def _not_hashable(raised: Raised) -> Explanation | None:
     if raised.message.startswith("Non-hashable static arguments are not supported"):
         found = _STATIC.search(raised.message)
         kind = found[1].rsplit(".", 1)[-1] if found else ""
-        if "Tracer" in kind or "Array" in kind or kind == "ndarray":
+        if kind.endswith(("Tracer", "ArrayImpl", "ndarray")):
             return Explanation(
                 "An array was handed over as a static argument: those are compared by value, and "
                 "become a part of the program.",
@@ -89,7 +89,7 @@ def _not_hashable(raised: Raised) -> Explanation | None:
         )
     found = _UNHASHABLE.search(raised.message) if isinstance(raised.error, TypeError) else None
     if found:
-        traced = "Tracer" in found[1]
+        traced = found[1].endswith("Tracer")
         return Explanation(
             f"{'A traced' if traced else 'An'} array is a key of a dictionary, a member of a set, "
             f"an argument of a cached function or a static field, all of which want a hash, and "
@@ -138,8 +138,8 @@ def _axis_name(raised: Raised) -> Explanation | None:
         return None
     name = found[1]
     return Explanation(
-        f"A collective (`psum`, `pmean`; a batch norm has one) reduces over the axis {name!r}, and "
-        f"no `vmap` or `shard_map` around it has an axis of that name.",
+        f"A collective (`psum`, `pmean`, `axis_index`; a batch norm has one) is over the axis "
+        f"{name!r}, and no `vmap` or `shard_map` around it has an axis of that name.",
         f'`jax.vmap(f, axis_name="{name}")`, the same name as the layer\'s '
         f'(`eqx.nn.BatchNorm(..., axis_name="{name}")`); to call such a model on one example, '
         f"`eqx.nn.inference_mode(model)` first.",
@@ -174,6 +174,23 @@ def _types_differ(raised: Raised) -> Explanation | None:
             "branches-must-have-equal-output-types",
         )
     return None
+
+
+_DTYPE = re.compile(
+    r"Expected the input to have a dtype that is a subdtype of .*integer.*got (\w+)"
+)
+
+
+def _labels(raised: Raised) -> Explanation | None:
+    found = _DTYPE.search(raised.message) if isinstance(raised.error, TypeError) else None
+    if not found:
+        return None
+    return Explanation(
+        f"Labels are wanted as whole numbers, and are {found[1]}.",
+        "`labels.astype(jnp.int32)` for the numbers of classes; "
+        "`optax.softmax_cross_entropy(logits, labels)` for one-hot ones.",
+        "expected-the-input-to-have-a-dtype",
+    )
 
 
 def _kind(name: str) -> str:

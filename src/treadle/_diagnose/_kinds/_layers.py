@@ -48,10 +48,18 @@ class LayerCall:
         return any(text in message for text in _REFUSALS)
 
 
-_REFUSALS = (
-    "needs to have rank",
-    "must satisfy the invariant `shape == x.shape`",
-    "should be called with a scalar index `x`",
+_RANK = "needs to have rank"
+_SHAPE = "must satisfy the invariant `shape == x.shape`"
+_SCALAR = "should be called with a scalar index `x`"
+_REFUSALS = (_RANK, _SHAPE, _SCALAR)
+_PRODUCT = "dot_general requires contracting dimensions"
+# By which errors a layer tells of what it got; later it computes on with something else.
+_TOLD_BY = (
+    (eqx.nn.Linear, (_PRODUCT,)),
+    ((eqx.nn.GRUCell, eqx.nn.LSTMCell), (_PRODUCT,)),
+    ((eqx.nn.Conv, eqx.nn.ConvTranspose), (_RANK, "conv_general_dilated lhs feature dimension")),
+    ((eqx.nn.LayerNorm, eqx.nn.RMSNorm), (_SHAPE,)),
+    (eqx.nn.Embedding, (_SCALAR,)),
 )
 
 
@@ -62,7 +70,8 @@ def layer_call(raised: Raised) -> LayerCall | None:
         return None
     names = calls[-1].names
     layer, given = names["self"], names.get("x", names.get("input"))
-    if not is_array(given):
+    told_by = [texts for kind, texts in _TOLD_BY if isinstance(layer, kind)]
+    if not is_array(given) or not any(text in raised.message for text in sum(told_by, ())):
         return None
     found = _described(layer, _as_given(raised, layer, given))
     if found is not None and found.fits:

@@ -149,16 +149,14 @@ def _program(raised: Raised) -> Any:
     """The traced program: the one that is known, or that of the compiled call on the line."""
     if raised.program is not None:
         return raised.program()
-    for node in raised.nodes:
-        if isinstance(node, ast.Call):
-            return _called(raised, node)
-    return None
+    return _called(raised, raised.node) if isinstance(raised.node, ast.Call) else None
 
 
 def _called(raised: Raised, node: ast.Call) -> Any:
     """The program of a compiled function that was called with what has names."""
     function = raised.value(node.func)
-    is_jitted = function is not MISSING and callable(getattr(function, "lower", None))
+    made_by = type(function).__module__.partition(".")[0]
+    is_jitted = made_by in ("jax", "jaxlib", "equinox") and hasattr(function, "lower")
     if not is_jitted or any(keyword.arg is None for keyword in node.keywords):
         return None
     arguments = [_argument(raised, argument) for argument in node.args]

@@ -8,7 +8,8 @@ from .._note import Explanation
 from .._raised import Raised
 
 _ARRAY = re.compile(
-    r"JAX arrays are immutable|'\w*(?:Array|Tracer)\w*' object does not support item assignment"
+    r"JAX arrays are immutable|"
+    r"'(?:\w*Tracer|[\w.]*ArrayImpl|DeviceArray)' object does not support item assignment"
 )
 _METHODS = {
     ast.Add: "add",
@@ -48,7 +49,8 @@ def _array_fix(raised: Raised) -> str:
         target = statement.target
     elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
         target = statement.targets[0]
-    if statement is None or not isinstance(target, ast.Subscript):
+    # Of another node on the line, the assignment is none of the array's.
+    if statement is None or not isinstance(target, ast.Subscript) or target is not raised.node:
         return "`x = x.at[i].set(value)`; there are `.add`, `.multiply`, `.min`, `.max` too."
     array, index = raised.text(target.value), raised.index(target)
     value = raised.text(statement.value)
@@ -73,6 +75,8 @@ def _module_fix(raised: Raised) -> str:
     for node in raised.nodes:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
             target = node.targets[0]
+            if target is not raised.node:
+                break
             owner, value = raised.text(target.value), raised.text(node.value)
             if owner == "self":
                 break

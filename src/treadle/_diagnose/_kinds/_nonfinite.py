@@ -38,10 +38,12 @@ def explain_nonfinite_value(raised: Raised) -> Explanation | None:
     what = "NaN" if found[1] == "nan" else "an infinity"
     name = found[2].strip().rstrip(".")
     operation = name if re.fullmatch(r"\w+", name) else ""
+    known = operation not in ("", "jit", "pjit")
     return Explanation(
-        f"`{name}` gave {what}, from what stands on this line; "
-        f"`jax_debug_{found[1]}s` stops at the first."
-        if operation and operation not in ("jit", "pjit")
+        f"`{name}` gave {what}, on this line or in the "
+        f"derivative of what it calls; `jax_debug_{found[1]}s` stops at the first operation that "
+        f"does."
+        if known
         else f"A compiled function gave {what}; `jax_debug_{found[1]}s` stops there.",
         _FIXES.get(
             operation,

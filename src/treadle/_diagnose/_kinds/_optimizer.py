@@ -40,8 +40,9 @@ def explain_optimizer(raised: Raised) -> Explanation | None:
     # A loss or a schedule of the user's that optax called is the user's.
     if not raised.in_library("optax") or raised.by_user:
         return None
-    if any(call.name == "apply_updates" for call in calls):
-        return _applied(raised)
+    applied = [call for call in calls if call.name == "apply_updates"]
+    if applied:
+        return _applied(raised, applied[-1])
     if any(call.name.startswith("init") for call in calls):
         return _initial(raised)
     return _updated(raised, calls)
@@ -58,14 +59,26 @@ def _without_params() -> Explanation:
     )
 
 
-def _applied(raised: Raised) -> Explanation | None:
-    if "unsupported operand type(s)" not in raised.message or "NoneType" not in raised.message:
+def _applied(raised: Raised, call: Call) -> Explanation | None:
+    if "unsupported operand type(s)" in raised.message and "NoneType" in raised.message:
+        return Explanation(
+            "A leaf of the model has no update (it is a function or a size, or was left out of the "
+            "gradient), and `optax.apply_updates` adds leaf by leaf.",
+            "`model = eqx.apply_updates(model, updates)`.",
+            "optax-on-a-whole-model",
+            ("guides/optimizers/",),
+        )
+    trees = call.names.get("params"), call.names.get("updates")
+    if not isinstance(raised.error, ValueError) or not _TREES.search(raised.message):
+        return None
+    difference = _difference(*trees, "the parameters", "the updates")
+    if not difference:
         return None
     return Explanation(
-        "The model holds more than arrays (functions, sizes), where the updates have `None`, and "
-        "`optax.apply_updates` adds leaf by leaf.",
-        "`model = eqx.apply_updates(model, updates)`.",
-        "optax-on-a-whole-model",
+        f"The updates are not those of these parameters: {difference}.",
+        "filter both alike: `eqx.apply_updates(model, updates)` with the updates of a gradient of "
+        "this very model.",
+        _FIT,
         ("guides/optimizers/",),
     )
 
@@ -134,22 +147,24 @@ def _misfit(call: Call) -> Explanation | None:
     return None
 
 
+# Fields of optax's states that have a leaf of the same shape for each of the model's.
+_LIKE_THE_MODEL = frozenset(
+    ("acc_grads", "e_g", "e_x", "ema", "mu", "nu", "nu_max", "sum_of_squares", "trace")
+)
+
+
 def _parts(state: Any) -> Iterator[tuple[str, PyTree]]:
     """The trees in a state that have the model's form: moments, averages."""
     names = getattr(state, "_fields", None)
     if names is not None:
         for name, part in zip(names, state, strict=True):
-            if hasattr(part, "_fields"):
-                yield from _parts(part)
-            elif part is not None and not _is_number(part):
+            if name in _LIKE_THE_MODEL and part is not None:
                 yield name, part
+            elif isinstance(part, tuple):
+                yield from _parts(part)
     elif isinstance(state, tuple):
         for part in state:
             yield from _parts(part)
-
-
-def _is_number(part: Any) -> bool:
-    return is_array(part) and len(part.shape) == 0
 
 
 def _difference(one: PyTree, two: PyTree, first: str, second: str) -> str:
@@ -157,13 +172,12 @@ def _difference(one: PyTree, two: PyTree, first: str, second: str) -> str:
     mine, yours = dict(flatten_with_paths(one)[0]), dict(flatten_with_paths(two)[0])
     for path, leaf in yours.items():
         if path not in mine:
-            return f"{second} has a leaf `{path}`, which {first} does not"
-        if is_array(leaf) and is_array(mine[path]) and leaf.shape != mine[path].shape:
-            return (
-                f"the leaf `{path}` is {shown(mine[path])} in {first}, and {shown(leaf)} in "
-                f"{second}"
-            )
+            return f"`{path}` is a leaf of {second}, and not of {first}"
+        if not is_array(leaf) or not is_array(mine[path]) or not mine[path].shape:
+            continue  # Some optimizers keep one number for each leaf.
+        if leaf.shape != mine[path].shape:
+            return f"`{path}` is {shown(mine[path])} in {first}, and {shown(leaf)} in {second}"
     for path in mine:
         if path not in yours:
-            return f"{first} has a leaf `{path}`, which {second} does not"
+            return f"`{path}` is a leaf of {first}, and not of {second}"
     return ""

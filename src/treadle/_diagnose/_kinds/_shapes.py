@@ -14,17 +14,20 @@ _SHAPE = re.compile(r"\((?:\d+,|\d+(?:, ?\d+)+,?)\)")
 _RULES = (
     (
         (
-            r"dot_general requires contracting dimensions to have the same shape, got \((\d+),?\) "
-            r"and \((\d+),?\)"
+            r"dot_general requires contracting dimensions to have the same shape, got "
+            r"\((\d+),?\) and \((\d+),?\)"
         ),
         (
-            "A product sums over axes of {0} and of {1}, which must be equal: the last axis of the "
-            "left one, and the first of the right one (the last but one of a matrix)."
+            "A product sums over an axis of {0} in the left array and of {1} in the right one, "
+            "which must be equal: for `@`, the last axis of the left one, and the only one or the "
+            "last but one of the right one."
         ),
-        (
-            "`w @ x` takes `w` of `(out, {1})` here; `x @ w.T` and `jnp.einsum` say the axes "
-            "otherwise."
-        ),
+        "`w @ x` with a `w` of `(out, {1})`; `jnp.einsum` says which axis meets which.",
+    ),
+    (
+        r"dot_general requires contracting dimensions to have the same shape",
+        "A product sums over axes of the left array and of the right one, which must be equal.",
+        "`jnp.einsum` says which axis meets which: `jnp.einsum('oij,ij->o', w, x)`.",
     ),
     (
         r"jax\.lax\.dot: dimension_numbers must be specified|Incompatible shapes for dot",
@@ -88,7 +91,7 @@ _RULES = (
         ),
     ),
     (
-        r"Incompatible types for matmul arguments",
+        r"Incompatible (?:types|shapes) for matmul arguments",
         (
             "The axes in front of the last two of a product are those of a batch, and must be "
             "equal or 1; of the last two, it sums over the last of the left one and the first of "

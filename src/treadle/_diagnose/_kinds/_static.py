@@ -29,23 +29,27 @@ def explain_static(raised: Raised) -> Explanation | None:
             "slice-entries-must-be-static-integers",
         )
     if isinstance(raised.error, TypeError) and "Tracer.__format__" in message:
-        return Explanation(
-            "A text is made while JAX traces the function, when an array has no value yet.",
-            '`jax.debug.print("x = {x:.3f}", x=x)`, which prints while the program runs; or return '
-            "it (as aux of the loss), and print that.",
-            "unsupported-format-string-passed-to-a-tracer",
-            ("rules/side-effect/",),
-        )
+        return formatted()
     return None
 
 
+def formatted() -> Explanation:
+    """What is said where a text is made of a traced value."""
+    return Explanation(
+        "A text is made while JAX traces the function, when an array has no value yet.",
+        '`jax.debug.print("x = {x:.3f}", x=x)`, which prints while the program runs; or return '
+        "it (as aux of the loss), and print that.",
+        "unsupported-format-string-passed-to-a-tracer",
+        ("rules/side-effect/",),
+    )
+
+
 def _slice(raised: Raised) -> str:
-    for node in raised.nodes:
-        if isinstance(node, ast.Subscript):
-            array = raised.text(node.value)
-            return (
-                f"`jax.lax.dynamic_slice_in_dim({array}, start, size)` with a `size` that is a "
-                f"Python integer; or keep all and mask: `jnp.where(jnp.arange(n) < stop, {array}, "
-                f"0)`."
-            )
+    node = raised.node
+    if isinstance(node, ast.Subscript):
+        array = raised.text(node.value)
+        return (
+            f"`jax.lax.dynamic_slice_in_dim({array}, start, size)` with a `size` that is a "
+            f"Python integer; or keep all and mask: `jnp.where(jnp.arange(n) < stop, {array}, 0)`."
+        )
     return "`jax.lax.dynamic_slice_in_dim(x, start, size)` with a `size` that is a Python integer."

@@ -12,6 +12,7 @@ from jax.errors import (
 
 from .._note import Explanation
 from .._raised import Raised, causes
+from ._static import formatted
 
 _NO_VALUE = (
     "and while JAX traces a function (for `jit`, `vmap`, `grad`, `scan`) an array has a shape and "
@@ -34,6 +35,8 @@ def explain_tracers(raised: Raised) -> Explanation | None:
         return Explanation(*_numpy(raised), "tracerarrayconversionerror")
     if isinstance(error, NonConcreteBooleanIndexError):
         return Explanation(*_mask(raised), "nonconcretebooleanindexerror")
+    if isinstance(error, ConcretizationTypeError) and _is_formatting(raised.node):
+        return formatted()
     if isinstance(error, ConcretizationTypeError):
         return Explanation(*_value(raised), "concretizationtypeerror")
     unvalued = any(isinstance(cause, ConcretizationTypeError) for cause in causes(error))
@@ -46,14 +49,13 @@ def _many(raised: Raised) -> Explanation | None:
     if raised.by_user:
         return None
     both = "`jnp.all(...)` and `jnp.any(...)` make one of several"
-    for node, inner in zip(raised.nodes, [None, *raised.nodes], strict=False):
-        found = _condition_in(raised, node, inner)
-        if found is not None:
-            return Explanation(
-                f"{found[0]} needs one True or False, and gets an array of several.",
-                f"{found[1]} {both}.",
-                "the-truth-value-of-an-array",
-            )
+    found = _decision(raised)
+    if found is not None:
+        return Explanation(
+            f"{found[0]} needs one True or False, and gets an array of several.",
+            f"{found[1]} {both}.",
+            "the-truth-value-of-an-array",
+        )
     return Explanation(
         "One True or False is needed, and there is an array of several.",
         f"`jnp.where(condition, a, b)` chooses element by element; {both}.",
@@ -68,11 +70,9 @@ _EXTREMES = {"max": "maximum", "min": "minimum"}
 
 
 def _condition(raised: Raised) -> tuple[str, str]:
-    for node, inner in zip(raised.nodes, [None, *raised.nodes], strict=False):
-        found = _condition_in(raised, node, inner)
-        if found is not None:
-            wanted, fix = found
-            return f"{wanted} needs a value, {_NO_VALUE}", fix
+    found = _decision(raised)
+    if found is not None:
+        return f"{found[0]} needs a value, {_NO_VALUE}", found[1]
     return (
         f"Python's `if`, `while`, `and`, `or` and `not` need a value, {_NO_VALUE}",
         (
@@ -80,6 +80,26 @@ def _condition(raised: Raised) -> tuple[str, str]:
             "run; `&`, `|` and `~` for `and`, `or` and `not`."
         ),
     )
+
+
+def _decision(raised: Raised) -> tuple[str, str] | None:
+    """Which of Python's decisions the user's line takes, and what to write instead."""
+    node = raised.node
+    if raised.is_call:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            return _condition_in_call(raised, node, node.func.id)
+        return None
+    if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+        item, values = raised.text(node.left), raised.text(node.comparators[0])
+        fix = f"jnp.any({item} == jnp.asarray({values}))"
+        return "Python's `in`", f"`{fix if isinstance(node.ops[0], ast.In) else f'~{fix}'}`."
+    if not raised.decides:
+        return None
+    for outer, inner in zip(raised.nodes, [None, *raised.nodes], strict=False):
+        found = _condition_in(raised, outer, inner)
+        if found is not None:
+            return found
+    return None
 
 
 def _condition_in(raised: Raised, node: ast.AST, inner: ast.AST | None) -> tuple[str, str] | None:
@@ -100,12 +120,6 @@ def _condition_in(raised: Raised, node: ast.AST, inner: ast.AST | None) -> tuple
         ]
         fix = " & ".join(f"({pair})" for pair in pairs)
         return "A chain of comparisons is Python's `and`, which", f"`{fix}`."
-    if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
-        item, values = text(node.left), text(node.comparators[0])
-        fix = f"jnp.any({item} == jnp.asarray({values}))"
-        return "Python's `in`", f"`{fix if isinstance(node.ops[0], ast.In) else f'~{fix}'}`."
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _condition_in_call(raised, node, node.func.id)
     if isinstance(node, ast.IfExp) and inner in (None, node.test):
         test, one, other = text(node.test), text(node.body), text(node.orelse)
         return "Python's `if`", f"`jnp.where({test}, {one}, {other})`.{_flag(node.test)}"
@@ -204,33 +218,32 @@ def _flag(test: ast.AST) -> str:
 
 
 def _integer(raised: Raised) -> tuple[str, str]:
-    cause = "A Python integer is wanted"
-    for node in raised.nodes:
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id == "range"
-        ):
-            bounds = [raised.text(argument) for argument in node.args]
-            start, stop = ("0", bounds[0]) if len(bounds) == 1 else (bounds[0], bounds[1])
-            return (
-                f"`range` needs the value of a Python integer, {_NO_VALUE}",
-                (
-                    f"`jax.lax.fori_loop({start}, {stop}, lambda i, state: ..., state)`; or make "
-                    f"the number static (`static_argnames`, a field `eqx.field(static=True)`)."
-                ),
-            )
-        if isinstance(node, ast.Subscript):
-            values, index = raised.text(node.value), raised.index(node)
-            return (
-                f"A Python list or tuple is indexed with the value of an integer, {_NO_VALUE}",
-                (
-                    f"`jnp.asarray({values})[{index}]` for numbers or arrays of one shape; "
-                    f"`jax.lax.switch({index}, functions, x)` for functions or layers."
-                ),
-            )
+    node = raised.node
+    function = node.func if isinstance(node, ast.Call) else None
+    if isinstance(node, ast.Call) and isinstance(function, ast.Name) and function.id == "range":
+        bounds = [raised.text(argument) for argument in node.args]
+        start, stop = ("0", bounds[0]) if len(bounds) == 1 else (bounds[0], bounds[1])
+        return (
+            f"`range` needs the value of a Python integer, {_NO_VALUE}",
+            (
+                f"`jax.lax.fori_loop({start}, {stop}, lambda i, state: ..., state)`; or make the "
+                f"number static (`static_argnames`, a field `eqx.field(static=True)`)."
+            ),
+        )
+    if isinstance(node, ast.Subscript):
+        values, index = raised.text(node.value), raised.index(node)
+        return (
+            (
+                f"A Python sequence (a list, a tuple) is indexed with the value of an integer, "
+                f"{_NO_VALUE}"
+            ),
+            (
+                f"`jnp.asarray({values})[{index}]` for numbers or arrays of one shape; "
+                f"`jax.lax.switch({index}, functions, x)` for functions or layers."
+            ),
+        )
     return (
-        f"{cause}, {_NO_VALUE}",
+        f"A Python integer is wanted, {_NO_VALUE}",
         (
             "make the number static (`static_argnames`, or a field `eqx.field(static=True)`), or "
             "take it from a shape (`x.shape[0]`), which is known."
@@ -244,26 +257,25 @@ _NUMPY = ("np", "numpy", "onp")
 
 
 def _numpy(raised: Raised) -> tuple[str, str]:
-    for node in raised.nodes:
-        if isinstance(node, ast.Subscript):
-            values, index = raised.text(node.value), raised.index(node)
-            return (
-                (
-                    f"A NumPy array is indexed with a traced one, of which NumPy wants the value, "
-                    f"{_NO_VALUE}"
-                ),
-                f"`jnp.asarray({values})[{index}]`.",
-            )
-        if isinstance(node, ast.Call):
-            function = raised.text(node.func)
-            package, _, rest = function.partition(".")
-            cause = f"`{function}` computes with NumPy's values, {_NO_VALUE}"
-            if package in _NUMPY:
-                arguments = ", ".join(raised.text(argument) for argument in node.args)
-                return cause, f"`jnp.{rest}({arguments})`."
-            if package in ("scipy", "sp"):
-                return cause, f"`jax.{function.replace('sp.', 'scipy.', 1)}`, where JAX has it."
-            break
+    node = raised.node
+    if isinstance(node, ast.Subscript):
+        values, index = raised.text(node.value), raised.index(node)
+        return (
+            (
+                f"A NumPy array is indexed with a traced one, of which NumPy wants the value, "
+                f"{_NO_VALUE}"
+            ),
+            f"`jnp.asarray({values})[{index}]`.",
+        )
+    if isinstance(node, ast.Call):
+        function = raised.text(node.func)
+        package, _, rest = function.partition(".")
+        cause = f"`{function}` computes with NumPy's values, {_NO_VALUE}"
+        if package in _NUMPY:
+            arguments = ", ".join(raised.text(argument) for argument in node.args)
+            return cause, f"`jnp.{rest}({arguments})`."
+        if package == "scipy":
+            return cause, f"`jax.{function}`, where JAX has it."
     return (
         f"A NumPy function wants the value of a traced array, {_NO_VALUE}",
         (
@@ -274,9 +286,9 @@ def _numpy(raised: Raised) -> tuple[str, str]:
 
 
 def _into_numpy(raised: Raised) -> tuple[str, str]:
-    node = next((node for node in raised.nodes if isinstance(node, ast.Subscript)), None)
+    node = raised.node
     cause = f"A NumPy array takes the value of what is put into it, {_NO_VALUE}"
-    if node is None:
+    if not isinstance(node, ast.Subscript):
         return cause, "build the array with `jax.numpy`: `jnp.stack`, or `x = x.at[i].set(value)`."
     array, index = raised.text(node.value), raised.index(node)
     return (
@@ -309,10 +321,26 @@ def _mask(raised: Raised) -> tuple[str, str]:
     return cause, "keep the shape: `jnp.where(mask, x, 0)`, `jnp.sum(x, where=mask)`."
 
 
+def _is_formatting(node: ast.AST | None) -> bool:
+    """Whether it is `"%.3f" % x`."""
+    return (
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Mod)
+        and isinstance(node.left, ast.Constant)
+        and isinstance(node.left.value, str)
+    )
+
+
 def _value(raised: Raised) -> tuple[str, str]:
     message = raised.message
-    call = next((node for node in raised.nodes if isinstance(node, ast.Call)), None)
+    call = raised.node if isinstance(raised.node, ast.Call) else None
     function = raised.text(call.func) if call is not None else ""
+    if function.startswith("math."):
+        arguments = ", ".join(map(raised.text, call.args)) if call is not None else ""
+        return (
+            f"`{function}` computes with Python's numbers, {_NO_VALUE}",
+            f"`jnp.{function.removeprefix('math.')}({arguments})`.",
+        )
     for name in ("float", "int", "complex"):
         if f"`{name}` function" in message:
             given = raised.text(call.args[0]) if call is not None and function == name else "x"
