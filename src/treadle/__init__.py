@@ -44,6 +44,11 @@ from ._loop import History as History
 from ._loop import Replayed as Replayed
 from ._loop import fit as fit
 from ._loop import replay as replay
+from ._nonfinite import BadInput as BadInput
+from ._nonfinite import NonFinite as NonFinite
+from ._nonfinite import Operand as Operand
+from ._nonfinite import Operation as Operation
+from ._nonfinite import explain_nonfinite as explain_nonfinite
 from ._precision import LossScale as LossScale
 from ._precision import Precision as Precision
 from ._state import TrainState as TrainState

@@ -80,7 +80,7 @@ def _sum(parts: Iterable[Flops]) -> Flops:
 
 
 _MARK = "treadle-part-"
-_MARKS = re.compile(rf"{_MARK}(\d+)")
+MARKS = re.compile(rf"{_MARK}(\d+)")
 
 
 class _Place(NamedTuple):
@@ -92,7 +92,7 @@ class _Place(NamedTuple):
     def inside(self, equation: Any) -> "_Place":
         # JAX keeps the names of scopes with each equation, those of an inner program relative to
         # the equation that holds it. Between them may stand names of transformations.
-        marks = _MARKS.findall(str(equation.source_info.name_stack))
+        marks = MARKS.findall(str(equation.source_info.name_stack))
         return self._replace(mark=int(marks[-1])) if marks else self
 
     def repeated(self, times: float) -> "_Place":

@@ -13,13 +13,15 @@ class RawFrame(NamedTuple):
     code: Any
     line: int
     column: int
+    end_line: int
+    end_column: int
 
 
 @functools.cache
-def _location(code: Any, at: int) -> tuple[int, int]:
+def _location(code: Any, at: int) -> tuple[int, int, int, int]:
     # Three methods of jaxlib's `Traceback`, which JAX does not export.
-    line, column, _, _ = _traceback_class().code_addr2location(code, at)
-    return line, column
+    line, column, end_line, end_column = _traceback_class().code_addr2location(code, at)
+    return line, column, end_line, end_column
 
 
 @functools.cache

@@ -74,16 +74,16 @@ def _recording(cls: type[eqx.Module]) -> type[eqx.Module]:
     return Recording
 
 
-def _with_recorders(node: PyTree, path: str, recorders: dict[str, _Recorder]) -> PyTree:
+def with_recorders(node: PyTree, path: str, recorders: dict[str, _Recorder]) -> PyTree:
     """`node` with each module that can be called replaced by one that also records."""
     if isinstance(node, Tied):
-        inner = _with_recorders(node.shared.pytree, path, recorders)
+        inner = with_recorders(node.shared.pytree, path, recorders)
         return eqx.tree_at(lambda tied: tied.shared.pytree, node, inner)
     children, treedef = jtu.tree_flatten_with_path(
         node, is_leaf=lambda child: child is not node and isinstance(child, eqx.Module)
     )
     rebuilt = [
-        _with_recorders(child, join(path, path_of(keys)), recorders)
+        with_recorders(child, join(path, path_of(keys)), recorders)
         if isinstance(child, eqx.Module) and child is not node
         else child
         for keys, child in children
@@ -138,7 +138,7 @@ def forward(model: PyTree, *example: Any) -> Forward:
     """
     _require_callable(model, example)
     recorders: dict[str, _Recorder] = {}
-    recording = _with_recorders(eqx.nn.inference_mode(model), "", recorders)
+    recording = with_recorders(eqx.nn.inference_mode(model), "", recorders)
     # What is called may be no module.
     whole = _Recorder(len(recorders))
 
