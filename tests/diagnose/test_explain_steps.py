@@ -98,6 +98,24 @@ def test_prediction():
     assert note.startswith(f"treadle: {HERE}:{line_of(wrong_model)}, in `wrong_model`: `return x")
 
 
+def test_a_callback_of_fit():
+    class Late(treadle.Callback):
+        def on_step(self, ctx):
+            jax.jit(lambda x: x + 1, donate_argnums=0)(first)
+            first.sum()
+
+    first = jnp.ones(2)
+    step = treadle.TrainStep(lambda model, x, key: jnp.sum(model(x)), optax.sgd(0.1))
+    note = note_of(
+        lambda: treadle.fit(
+            step, state_of(step), [BATCH], num_steps=1, progress=False, callbacks=[Late()]
+        ),
+        RuntimeError,
+    )
+    assert note.startswith(f"treadle: {HERE}:{line_of(Late.on_step, 2)}, in `Late.on_step`: `first")
+    assert "`first` was donated" in note
+
+
 def test_init():
     def init(params: Any) -> Any:
         both: Any = (params, jax.nn.relu)

@@ -13,6 +13,7 @@ import numpy as np
 from .._compiled import Compilation
 from .._cost import StepCost, cost_of_dispatch
 from .._custom_types import Args, Batch, Door
+from .._diagnose import explain
 from .._errors import ArgumentValueError, CheckpointError, DataError, NonFiniteError
 from .._evaluate import evaluate
 from .._state import TrainState, pack_args
@@ -163,7 +164,9 @@ def fit(
         if folder is not None:
             folder.note_start(loop.count)
         try:
-            trained = loop.run()
+            # The step explains its own errors; callbacks and evaluations have theirs.
+            with explain():
+                trained = loop.run()
         except NonFiniteError as error:
             _tell_of_run(error, place, run)
             raise
