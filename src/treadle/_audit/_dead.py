@@ -1,7 +1,7 @@
 """Which arrays of a state are updated although nothing of the data reaches them."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
