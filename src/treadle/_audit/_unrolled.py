@@ -242,13 +242,24 @@ class _Search:
     def __init__(self, jaxpr: Any, stacks: Stacks, sizes: Sizes):
         self._equations = jaxpr.eqns
         self._stacks: list[Stack] = list(_stacks_of(jaxpr, stacks))
-        self._sizes: list[Size] = [sizes.of(equation) for equation in jaxpr.eqns]
+        self._size_of = sizes.of
+        self._sizes: dict[int, Size] = {}
+        self._backward: dict[int, bool] = {}
         self._maker: dict[Any, int] = {
             var: at for at, equation in enumerate(jaxpr.eqns) for var in equation.outvars
         }
-        self._backward = [is_backward(equation) for equation in jaxpr.eqns]
         self._data = self._of_data(jaxpr)
         self._over_data: list[set[int]] = []
+
+    def _size(self, at: int) -> Size:
+        if at not in self._sizes:
+            self._sizes[at] = self._size_of(self._equations[at])
+        return self._sizes[at]
+
+    def _is_backward(self, at: int) -> bool:
+        if at not in self._backward:
+            self._backward[at] = is_backward(self._equations[at])
+        return self._backward[at]
 
     def found(self) -> Iterator[Unrolled]:
         """The loops over data."""
@@ -288,7 +299,7 @@ class _Search:
         """
         if len(group.members) < LEAST * around:
             return
-        forward = [at for at in group.members if not self._backward[at]] or group.members
+        forward = [at for at in group.members if not self._is_backward(at)] or group.members
         turns, least = self._turns(group, forward, around)
         is_one = turns >= LEAST * around and self._is_over_data(group, forward, turns, around)
         if is_one:
@@ -298,7 +309,7 @@ class _Search:
             yield Unrolled(
                 self._place(group, chain or group.members),
                 turns // around,
-                sum(self._sizes[at].equations for at in group.members),
+                sum(self._size(at).equations for at in group.members),
                 bool(chain),
             )
         for each in group.inner.values():
@@ -339,7 +350,7 @@ class _Search:
         """What an array is a part of, or the same in another shape."""
         while True:
             at = self._maker.get(atom)
-            if at is None or not self._sizes[at].moves:
+            if at is None or not self._size(at).moves:
                 return atom
             equation = self._equations[at]
             arrays = [v for v in equation.invars if not isinstance(v, jex_core.Literal)]
@@ -426,7 +437,7 @@ class _Search:
     def _computes(self, forward: list[int], around: int) -> bool:
         """Whether something is computed in each turn, of more than keys."""
         counts = Counter(
-            self._kind(at) for at in forward if self._data[at] and not self._sizes[at].moves
+            self._kind(at) for at in forward if self._data[at] and not self._size(at).moves
         )
         return any(count >= LEAST * around for count in counts.values())
 
@@ -436,7 +447,7 @@ class _Search:
             at
             for at in members
             if self._equations[at].primitive.name in _PRODUCTS
-            or self._sizes[at].work > _MUCH * self._equations[at].outvars[0].aval.size
+            or self._size(at).work > _MUCH * self._equations[at].outvars[0].aval.size
         ]
 
     def _chain(self, forward: list[int], members: list[int]) -> list[int]:
@@ -461,8 +472,8 @@ class _Search:
             adds = adds and equation.primitive.name in _GATHERS
             if at in counted and before & own and not adds:
                 found.append(at)
-        total = sum(self._sizes[at].work for at in forward)
-        much = 10 * sum(self._sizes[at].work for at in found) > total
+        total = sum(self._size(at).work for at in forward)
+        much = 10 * sum(self._size(at).work for at in found) > total
         return found if much or self._heavy(found) else []
 
     def _shared(self, equation: Any) -> tuple[Any, ...]:
@@ -478,7 +489,7 @@ class _Search:
         by_line: dict[Place, float] = {}
         for at in members:
             place = self._stacks[at].places[depth]
-            by_line[place] = by_line.get(place, 0.0) + self._sizes[at].work
+            by_line[place] = by_line.get(place, 0.0) + self._size(at).work
         most = max(by_line.values())
         return min(
             (place for place, work in by_line.items() if 2 * work >= most),

@@ -1,8 +1,11 @@
 """States that come back changed, and states that do not."""
 
+from typing import Any, NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import treadle
@@ -61,7 +64,9 @@ def parameters_in_float16_that_become_float32():
         rate = jnp.float32(0.1)
         return jax.tree.map(lambda p, g: p - rate * g, p, grads), value
 
-    return step, jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params()), *batch()
+    x, y = batch()
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.float16), params())
+    return step, half, x.astype(jnp.float16), y
 
 
 @case(_DRIFT)
@@ -207,3 +212,35 @@ def right_treadle_takes_off_weak_types():
 
     step = treadle.TrainStep(loss_fn, optax.lbfgs())
     return step, step.init(net()[0], key=jax.random.key(0)), batch()
+
+
+@case(_DRIFT)
+def an_average_that_is_none_at_first():
+    class State(NamedTuple):
+        params: Any
+        average: Any
+
+    @jax.jit  # expect: state-drift
+    def step(state, x, y):
+        new, loss = _descent(state.params, x, y)
+        old = new if state.average is None else state.average
+        return State(new, jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, old, new)), loss
+
+    return step, State(params(), None), *batch()
+
+
+@case(_DRIFT)
+def arrays_that_nobody_put_anywhere():
+    devices = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
+    spec = jax.sharding.PartitionSpec
+
+    @jax.jit
+    def step(p, x, y):
+        def local(p, x, y):
+            return jax.lax.pmean(jax.grad(_loss)(p, x, y), "data")
+
+        specs = spec(), spec("data"), spec("data")
+        mapped = jax.shard_map(local, mesh=devices, in_specs=specs, out_specs=spec())
+        return jax.tree.map(lambda p, g: p - 0.1 * g, p, mapped(p, x, y))
+
+    return step, params(), *batch()
