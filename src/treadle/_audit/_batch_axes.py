@@ -19,6 +19,7 @@ from ._private import is_array_of_keys, is_backward, is_recomputation, key_words
 from ._spread import (
     DATA,
     DIFFERS,
+    DRAWS_DIFFER,
     NONE,
     PARAMETERS,
     Draw,
@@ -145,7 +146,8 @@ class BatchAxes:
         consts = getattr(program, "consts", ())
         for var, value in zip(jaxpr.constvars, consts, strict=False):
             known[var] = constant(value, getattr(var.aval, "shape", ()))
-        copies: dict[Any, Spread] = {}
+        # With what they were made of, so that no number of an object is given away twice.
+        copies: dict[Any, tuple[Spread, list[Spread]]] = {}
 
         def read(atom: Any) -> Spread:
             if isinstance(atom, jex_core.Literal):
@@ -157,12 +159,12 @@ class BatchAxes:
             values = [read(atom) for atom in equation.invars]
             same = _as_key(equation, values)
             if same in copies:
-                known[equation.outvars[0]] = copies[same]
+                known[equation.outvars[0]], _ = copies[same]
                 continue
             outs = self._equation(equation, values, place)
             known.update(zip(equation.outvars, outs, strict=True))
             if same is not None:
-                copies[same] = outs[0]
+                copies[same] = outs[0], values
         return [read(atom) for atom in jaxpr.outvars]
 
     def _equation(self, equation: Any, values: list[Spread], path: Path) -> list[Spread]:
@@ -354,6 +356,12 @@ class BatchAxes:
                 self.mixed |= value.axes[at]
         return [moved(value, _same(shape), shape)] * len(equation.outvars)
 
+    def _selected(self, equation: Any, values: list[Spread], path: Path) -> list[Spread]:
+        _, first, *others = values
+        if all(other is first for other in others):
+            return [first]  # What two branches captured.
+        return [self._elementwise(values, first.shape, path)]
+
     # -- products and indices -----------------------------------------------------------------
 
     def _dot(self, equation: Any, values: list[Spread], path: Path) -> list[Spread]:
@@ -391,11 +399,10 @@ class BatchAxes:
         return [found._replace(projected=drawn or (found.projected and not parameters))]
 
     def _summed(self, left: Spread, a: int, right: Spread, b: int, path: Path) -> None:
-        if _is_parameters(right):
-            self.contracted |= left.axes[a]
-        elif _is_parameters(left):
-            self.contracted |= right.axes[b]
-        elif left.axes[a] and right.axes[b] and not _is_again(path):
+        for axes, other in ((left.axes[a], right), (right.axes[b], left)):
+            if _is_parameters(other):
+                self.contracted |= axes
+        if left.axes[a] and right.axes[b] and not _is_again(path):
             self.pairs |= {(one, other) for one in left.axes[a] for other in right.axes[b]}
 
     def _convolved(self, equation: Any, values: list[Spread], path: Path) -> list[Spread]:
@@ -658,7 +665,8 @@ def _by_leading(values: Sequence[Spread], shape: Sequence[int], most: int | None
     ]
     parts = [moved(value, group, shape) for value, group in zip(values, groups, strict=True)]
     found = beside(parts) if parts else spread_of(shape)
-    levels = [level if at < last else DIFFERS for at, level in enumerate(found.varies)]
+    level = DRAWS_DIFFER if found.is_random and found.draws else DIFFERS
+    levels = [each if at < last else level for at, each in enumerate(found.varies)]
     found = found._replace(varies=spread_of(shape, levels).varies, projected=False)
     for at in range(max(last, 0), len(shape)):
         found = differing(found, at, drawn=found.is_random and bool(found.draws))
@@ -804,6 +812,7 @@ _RULES: dict[str, _Rule] = {
     "dynamic_update_slice": BatchAxes._updated,
     "concatenate": BatchAxes._concatenated,
     "stack": BatchAxes._stacked,
+    "select_n": BatchAxes._selected,
     "top_k": BatchAxes._top,
     "sort": BatchAxes._sorted,
     **dict.fromkeys(("threefry2x32", "rng_bit_generator", "rng_uniform"), BatchAxes._counted),

@@ -251,6 +251,9 @@ def elementwise(values: Sequence[Spread], shape: Sequence[int], note: Note) -> S
         shape: Of the result.
         note: Called with a draw and the data that it meets.
     """
+    told = [value for value in values if value.shape or value.depends or value.over]
+    if len(told) == 1 and told[0].shape == tuple(shape):
+        return told[0]
     values = [fitted(value, shape) for value in values]
     kept: list[Draw] = []
     for at, value in enumerate(values):
