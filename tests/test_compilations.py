@@ -94,7 +94,9 @@ def test_every_cause_is_told_against_the_nearest_call():
     assert cause_of(start(name="b")).startswith(
         "state/model/name: 'a' → 'b': a static field is part of the program"
     )
+    assert not STEP.compilations[-1].planned
     assert cause_of(start(size=1)).startswith("state/model/weight: shape (4,) → (1,): ")
+    assert STEP.compilations[-1].planned
     with jax.default_matmul_precision("float32"):
         assert cause_of().startswith("jax_default_matmul_precision: None → float32: set it once")
     with jax.numpy_dtype_promotion("standard"):
@@ -195,17 +197,16 @@ def test_what_other_threads_compile_is_not_counted():
 
 
 def test_an_evaluation_tells_too(caplog):
-    for batched, level in ((True, "INFO"), (False, "WARNING")):
-        caplog.clear()
-        measure = treadle.EvalStep(lambda model, batch: {"x": jnp.sum(batch["x"])}, batched=batched)
-        with caplog.at_level(logging.INFO, "treadle"):
-            treadle.evaluate(measure, model(), [batch(8), batch(5)])
-            treadle.evaluate(measure, model(), [batch(5)])
-        assert measure.compilations == 2
-        first, second = caplog.records
-        assert "compiled evaluation" in first.message
-        assert second.levelname == level
-        assert "batch/x: shape (8, 4) → (5, 4)" in second.message
+    measure = treadle.EvalStep(lambda model, batch: {"x": jnp.sum(batch["x"])}, batched=True)
+    with caplog.at_level(logging.INFO, "treadle"):
+        treadle.evaluate(measure, model(), [batch(8), batch(5), batch(8)])
+        treadle.evaluate(measure, model(size=1), [batch(8)])
+    assert measure.compilations == 3
+    told = [record.message for record in caplog.records if "evaluation" in record.message]
+    assert all(record.levelname == "INFO" for record in caplog.records)
+    assert told[0].endswith("the first call: evaluation")
+    assert "batch/x: shape (8, 4) → (5, 4)" in told[1]
+    assert "model/weight: shape (4,) → (1,): it is another model" in told[2]
 
 
 @pytest.mark.parametrize("ragged", [False, True])

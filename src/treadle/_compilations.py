@@ -99,9 +99,10 @@ class CompilationLog:
         if made.ahead and not distance:
             # Newer JAX calls what was compiled ahead; older compiles anew.
             return "the first call, which does not find what `step.compile` made: call that", True
+        why = cause(nearest, new, self._axis + program.startswith("scan"))
         # Once, and meant so: the program in which members may stand still is a slower one.
         stops = new.leaves.keys() - nearest.leaves.keys() == {"state/active"} and distance <= 2
-        return cause(nearest, new, self._axis + program.startswith("scan")), stops
+        return why, stops or _is_other_model(nearest, new)
 
     def _add(self, program: str, arguments: Mapping[str, Any]) -> None:
         seen = signature(**_opened(arguments))
@@ -111,6 +112,14 @@ class CompilationLog:
     def forget(self, known: int) -> None:
         """Drops what was recorded by a call that failed."""
         del self.entries[known:], self._snapshots[known:]
+
+
+def _is_other_model(old: Snapshot, new: Snapshot) -> bool:
+    """Whether a state has other shapes, which no step gives the one that it was given."""
+    return any(
+        path.startswith("state/") and path in old.leaves and old.leaves[path].shape != leaf.shape
+        for path, leaf in new.leaves.items()
+    )
 
 
 def _runs_uncompiled() -> bool:

@@ -27,7 +27,8 @@ class Compilation:
         signature: Path, dtype and shape of everything the program depends on.
         ahead: Whether `compile` made it, and no call.
         planned: Whether it had to be: the first call of a program (`scan` has one for each number
-            of steps), one ahead of time, or the first member of an ensemble that stands still.
+            of steps), one ahead of time, one for a state of other shapes (another model), or the
+            first member of an ensemble that stands still.
     """
 
     program: str

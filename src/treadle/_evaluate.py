@@ -81,8 +81,8 @@ class EvalStep:
         self._precision = as_precision(precision)
         self._axis_name = axis_name
         self._compilations = 0
-        # A batched metric sees every size of a batch, and compiles for each.
-        self._log = CompilationLog(quiet=batched)
+        # Other models and sizes of batches are measured on purpose.
+        self._log = CompilationLog(quiet=True)
         self._program = jax.jit(self._traced, static_argnums=3)
 
     @property
@@ -121,7 +121,8 @@ class EvalStep:
         if self._compilations != known:
             seconds = time.perf_counter() - start
             done = len(self._log.entries)
-            self._log.complete("evaluation", done, seconds, model=model, batch=batch)
+            given = dict(zip(("model", "model_state"), model.unpack(), strict=True))
+            self._log.complete("evaluation", done, seconds, **given, batch=batch)
         return totals
 
     def _traced_again(self, *arguments: Any) -> Any:
