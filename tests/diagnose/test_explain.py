@@ -239,6 +239,18 @@ def test_an_error_of_ours_says_itself_what_is_wrong():
     assert notes_of(caught.value) == []
 
 
+def test_an_error_of_ours_that_was_raised_from_one_of_jax():
+    def ours():
+        try:
+            wrong.if_returns()
+        except TypeError as error:
+            raise treadle.LossError("the loss decides") from error
+
+    with pytest.raises(treadle.LossError, match="decides") as caught, treadle.explain():
+        ours()
+    assert notes_of(caught.value) == []
+
+
 def test_an_explanation_that_fails_lets_the_error_through(monkeypatch):
     def broken(raised):
         raise AttributeError("no such thing")

@@ -246,6 +246,32 @@ def test_out_of_memory_in_a_compiled_function_of_ones_own():
     assert row in out_of_memory(second)
 
 
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [
+        ("Out of memory allocating 1073741824 bytes.", "1 GiB"),
+        ("Out of memory while trying to allocate 1073741824 bytes.", "1 GiB"),
+        ("Failed to allocate request for 1.00GiB (1073741824B) on device ordinal 0", "1.00GiB"),
+        ("Error allocating device buffer: Attempting to allocate 15.26G. That was", "15.26G"),
+        ("Ran out of memory in memory space hbm. Used 20.00G of 15.48G hbm.", None),
+    ],
+)
+def test_how_backends_say_it(said, size):
+    def run():
+        with treadle.explain():
+            raise jax.errors.JaxRuntimeError(f"RESOURCE_EXHAUSTED: {said}")
+
+    note = in_one_line(out_of_memory(run))
+    told = "" if size is None else f", which could not give {size} more"
+    assert f"The device has less memory than is needed{told}." in note
+
+
+def test_what_else_may_be_exhausted():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="message") as caught, treadle.explain():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Received message larger than max")
+    assert notes_of(caught.value) == []
+
+
 def test_out_of_memory_outside_of_compiled_functions_lists_what_is_alive():
     held = jnp.asarray(np.zeros(2**19, np.float32))
 

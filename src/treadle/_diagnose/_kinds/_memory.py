@@ -21,7 +21,9 @@ from .._private import raw_frames
 from .._raised import MISSING, Raised, source_line
 
 _MEMORY = re.compile(r"[Oo]ut of memory|allocat")
-_BYTES = re.compile(r"alloca\w+ (\d+) ?bytes|alloca\w+ (\d+(?:\.\d+)? ?[KMGT]i?B)")
+_BYTES = re.compile(
+    r"alloca\w+ (?:request for )?(?:(\d+) ?bytes|(\d+(?:\.\d+)? ?[KMGT](?:i?B)?)\b)"
+)
 _TOLD = 5
 _LARGE = 2**20
 
