@@ -36,10 +36,13 @@ class Fact(NamedTuple):
     Attributes:
         origins: Where it comes from.
         waits: Whether JAX has just made it of something narrower, to meet another one.
+        number: Whether it is made of numbers in the program only: such have the dtype of what they
+            are written next to, where that has one.
     """
 
     origins: frozenset[Origin]
     waits: bool = False
+    number: bool = False
 
 
 def doubles(closed: Any) -> list[Origin]:
@@ -80,7 +83,8 @@ class _Search(Facts[Fact]):
         return self._places[key]
 
     def join(self, one: Fact, other: Fact) -> Fact:
-        return Fact(one.origins | other.origins, one.waits and other.waits)
+        waits, number = one.waits and other.waits, one.number and other.number
+        return Fact(one.origins | other.origins, waits, number)
 
     def is_one(self, equation: Any, path: Path) -> bool:
         """A function of JAX's own: what it computes with inside is its business."""
@@ -91,9 +95,8 @@ class _Search(Facts[Fact]):
         if not path or not is_double(value.aval):
             return None
         fact = self._new(value, path)
-        # A single number has the dtype of what it is written next to, where that has one.
         alone = isinstance(value, jex_core.Literal) and getattr(value.aval, "size", 0) == 1
-        return fact if fact is None or not alone else fact._replace(waits=True)
+        return fact if fact is None or not alone else fact._replace(number=True)
 
     def _new(self, atom: Any, path: Path) -> Fact | None:
         place = self.place(path)
@@ -107,12 +110,17 @@ class _Search(Facts[Fact]):
         self, equation: Any, inputs: Sequence[Fact | None], path: Path
     ) -> Sequence[Fact | None]:
         known = [fact for fact in inputs if fact is not None]
-        settled = [fact for fact in known if not fact.waits]
+        numbers = [fact for fact in known if fact.number]
+        settled = [fact for fact in known if not fact.waits and not fact.number]
         name = equation.primitive.name
         made = [out for out in equation.outvars if is_double(out.aval)]
         if known:
-            origins = frozenset[Origin]().union(*(fact.origins for fact in settled or known))
-            fact = Fact(origins, waits=not settled and name in MOVES)
+            decide = settled or numbers or known
+            origins = frozenset[Origin]().union(*(fact.origins for fact in decide))
+            alone = len(numbers) == len(equation.invars) and not any(
+                out.aval.size > 1 and name not in MOVES for out in made
+            )
+            fact = Fact(origins, not (settled or numbers) and name in MOVES, alone)
         elif made and not any(is_double(atom.aval) for atom in equation.invars):
             fact = self._new(made[0], path)
             if fact is not None and name == "convert_element_type":

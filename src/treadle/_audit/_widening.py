@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex_core
 
 from ._facts import Facts, Path
-from ._private import is_backward
+from ._private import is_backward, traceback_of
 from ._promotions import is_models, is_told
 from ._source import Place, path_frames, user_place
 
@@ -133,6 +133,7 @@ class _Search(Facts[Fact]):
         super().__init__()
         self.found: dict[Event, Widened] = {}
         self._places: dict[tuple[int, ...], Place | None] = {}
+        self._meant: set[Any] = set()
 
     def matters(self, equation: Any) -> bool:
         return any(_is_low(atom) for atom in (*equation.invars, *equation.outvars))
@@ -240,6 +241,9 @@ class _Search(Facts[Fact]):
             events = frozenset[Event]().union(*(fact.events for fact in waiting))
             if lows:
                 events |= self._mixed(equation, path)
+            if meant:
+                # Older JAX does not tell products of the backward pass from these.
+                self._meant.add(traceback_of(equation))
             if meant or (waiting and not rest and len(waiting) < 2):
                 events = frozenset[Event]()
         for event in events:
@@ -254,9 +258,9 @@ class _Search(Facts[Fact]):
     def _mixed(self, equation: Any, path: Path) -> frozenset[Event]:
         """A product of operands of two dtypes: the narrower one is widened inside of it."""
         place = self.place(path)
-        if is_backward(equation) or not is_models(path_frames(path)):
+        if is_backward(equation) or traceback_of(equation) in self._meant:
             return frozenset()
-        if not isinstance(place, Place):
+        if not isinstance(place, Place) or not is_models(path_frames(path)):
             return frozenset()
         low = next(atom for atom in equation.invars if _is_low(atom))
         return frozenset({Event(place, _text(low), str(equation.outvars[0].aval.dtype))})
