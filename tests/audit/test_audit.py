@@ -159,6 +159,47 @@ def test_arguments_by_name():
         assert len(treadle.audit(fn, ARGS[0], key=key, x=x).errors) == 1
 
 
+@pytest.mark.parametrize("wrap", [jax.jit, eqx.filter_jit, lambda fn: fn])
+def test_types_stand_for_arrays(wrap):
+    args = jax.eval_shape(lambda: ARGS)
+    (finding,) = treadle.audit(wrap(noisy.__wrapped__), *args, ignore=["uncompiled"]).errors
+    assert finding.where.line == LINE
+
+
+class Trainer:
+    """Compiled in the ways in which people compile methods."""
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def method(self, times, w, x):
+        return w - times * jax.grad(lambda w: jnp.mean((x * w) ** 2))(w)
+
+    @functools.partial(jax.jit, static_argnames=("self", "times"))
+    def __call__(self, w, x, times):
+        return self.method(times, w, x)
+
+
+@pytest.mark.parametrize(
+    ("fn", "args"),
+    [
+        (Trainer().method, (2,)),
+        (functools.partial(Trainer().method, 2), ()),
+        (Trainer.method, (Trainer(), 2)),
+        (functools.partial(Trainer(), times=2), ()),
+    ],
+)
+def test_static_arguments_are_not_taken_for_arrays(fn, args):
+    w = jnp.ones(1 << 18)
+    (finding,) = treadle.audit(fn, *args, w, jnp.ones(1 << 18)).warnings
+    assert finding.rule == "undonated-state"
+    assert finding.message.startswith("`w` (1 MiB)")
+
+
+def test_a_compiled_program_is_refused():
+    compiled = noisy.lower(*ARGS).compile()
+    with pytest.raises(TypeError, match="is a Compiled, not a function"):
+        treadle.audit(compiled, *ARGS)
+
+
 def test_what_is_no_function_is_refused():
     with pytest.raises(treadle.ArgumentTypeError, match=r"`fn` \(=3\) is a int, not a function"):
         treadle.audit(3)
@@ -326,6 +367,9 @@ def test_private_names_of_jax_are_there():
     assert _private.is_array_of_keys(key), version
     assert _private.key_words(key) == (2,), version
     assert isinstance(_private.splits_are_folds(), bool), version
+    assert _private.keys_like(key).shape == key.shape, version
+    assert not _private.is_committed(jnp.ones(1)), version
+    assert _private.is_committed(jax.device_put(jnp.ones(1), jax.devices()[0])), version
 
 
 def test_private_names_of_equinox_are_there():
@@ -336,6 +380,19 @@ def test_private_names_of_equinox_are_there():
     traced = call.jitted.trace(*call.args)
     out = _private.filtered_output(traced.out_info)
     assert (out[0], out[1].shape, out[2]) == (1.0, (2,), "static"), version
+
+
+def test_private_names_of_flax_are_there():
+    nnx = pytest.importorskip("flax.nnx")
+    fn = nnx.jit(lambda module, x: module(x))
+    module, x = nnx.Linear(2, 3, rngs=nnx.Rngs(0)), jnp.ones((1, 2))
+    assert _private.is_nnx_jitted(fn)
+    assert not _private.is_nnx_jitted(noisy)
+    (given, _), named = _private.nnx_arguments(fn, (module, x), {})
+    assert not named
+    assert len(jax.tree.leaves(given)) == 2
+    traced = _private.nnx_trace(fn, (module, x), {})
+    assert [info.shape for info in jax.tree.leaves(traced.out_info)][-1] == (1, 3)
 
 
 def test_a_fresh_context_misses_every_cache():

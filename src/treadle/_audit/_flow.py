@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from jax.extend import core as jex_core
 
 from .._jaxpr import inner_jaxprs
+from ._private import is_backward
 
 
 class Masks(NamedTuple):
@@ -14,14 +15,16 @@ class Masks(NamedTuple):
     Attributes:
         depends: Those that a value depends on.
         carries: Those that it is an update of: it comes of them by arithmetic element by element,
-            in their own shape.
+            in their own shape, or by writing into them; in a backward pass, of none.
+        written: Those of them that something was written into.
     """
 
     depends: int = 0
     carries: int = 0
+    written: int = 0
 
     def __or__(self, other: Any) -> "Masks":
-        return Masks(self.depends | other.depends, self.carries | other.carries)
+        return Masks(*(one | another for one, another in zip(self, other, strict=True)))
 
 
 class Flow(NamedTuple):
@@ -52,6 +55,7 @@ _ELEMENTWISE = frozenset(
         "sharding_constraint",
         "device_put",
         "stop_gradient",
+        "broadcast_in_dim",
         "reshape",
         "transpose",
         "squeeze",
@@ -63,6 +67,13 @@ _ELEMENTWISE = frozenset(
         "pcast",
     }
 )
+
+
+_WRITING = frozenset(
+    {"dynamic_update_slice", "scatter", "scatter-add", "scatter-mul", "scatter-max", "scatter-min"}
+    | {"scatter_add", "scatter_mul", "scatter_max", "scatter_min"}
+)
+"""Primitives that put a part of an array in place: the first of what they read."""
 
 
 def flow_of(closed: Any) -> Flow:
@@ -82,7 +93,10 @@ def _run(jaxpr: Any, given: Sequence[Masks]) -> list[Masks]:
 
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
-        known.update(zip(equation.outvars, _equation(equation, inputs), strict=True))
+        outs = _equation(equation, inputs)
+        if any(out.carries for out in outs) and is_backward(equation):
+            outs = [Masks(out.depends) for out in outs]  # A gradient is no update.
+        known.update(zip(equation.outvars, outs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
@@ -103,12 +117,15 @@ def _equation(equation: Any, inputs: list[Masks]) -> list[Masks]:
         return _while(equation, inputs)
     if name in _ELEMENTWISE:
         return _elementwise(equation, inputs)
+    if name in _WRITING:
+        into = inputs[0]
+        return [Masks(_all(inputs), into.carries, into.carries)]
     inner = [each for value in equation.params.values() for each in inner_jaxprs(value)]
     if len(inner) == 1 and len(inner[0].invars) == len(inputs):
         outs = _run(inner[0], inputs)
         if len(outs) == len(equation.outvars):
             return outs
-    return [Masks(_all(inputs), 0)] * len(equation.outvars)
+    return [Masks(_all(inputs))] * len(equation.outvars)
 
 
 def _elementwise(equation: Any, inputs: list[Masks]) -> list[Masks]:
@@ -116,11 +133,12 @@ def _elementwise(equation: Any, inputs: list[Masks]) -> list[Masks]:
     if len(outs) == len(inputs) > 1:  # A barrier.
         return list(inputs)
     size = outs[0].aval.size
-    carries = 0
+    carries = written = 0
     for atom, mask in zip(equation.invars, inputs, strict=True):
         if atom.aval.size == size or size == 1:
             carries |= mask.carries
-    return [Masks(_all(inputs), carries)]
+            written |= mask.written
+    return [Masks(_all(inputs), carries, written)]
 
 
 def _cond(equation: Any, inputs: list[Masks]) -> list[Masks]:
@@ -128,7 +146,7 @@ def _cond(equation: Any, inputs: list[Masks]) -> list[Masks]:
     outs = [_run(branch.jaxpr, operands) for branch in equation.params["branches"]]
     merged = []
     for cases in zip(*outs, strict=True):
-        total = Masks(which.depends, 0)
+        total = Masks(which.depends)
         for case in cases:
             total = total | case
         merged.append(total)
@@ -164,4 +182,4 @@ def _while(equation: Any, inputs: list[Masks]) -> list[Masks]:
         carry = new
     # How often it runs depends on what is tested.
     test = _all(_run(params["cond_jaxpr"].jaxpr, [*of_test, *carry]))
-    return [Masks(each.depends | test, each.carries) for each in carry]
+    return [each._replace(depends=each.depends | test) for each in carry]

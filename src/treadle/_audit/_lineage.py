@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend import core as jex_core
 
 from .._jaxpr import inner_jaxprs
+from ._moved import moved_out
 from ._private import is_array_of_keys, is_backward, is_recomputation, key_words, splits_are_folds
 from ._values import (
     Value,
@@ -59,6 +60,7 @@ class Use:
         again: Whether it is under a transformation that computes something for the second time.
         source: Where the key came from, another `Use`.
         live: Whether anything is drawn from it, or from what comes of it.
+        recomputed: The ways to where it is made again for a derivative, the last call first.
     """
 
     kind: str
@@ -67,6 +69,7 @@ class Use:
     again: bool
     source: "Use | None" = None
     live: bool = False
+    recomputed: list[Path] = dataclasses.field(default_factory=list)
 
     def draws(self) -> None:
         """Notes that something is drawn from what comes of it."""
@@ -81,11 +84,25 @@ class Use:
         return equations_of(self.path)
 
 
+class Loop(NamedTuple):
+    """A scan that an equation was moved out of, and how far on the way to that it stands."""
+
+    equation: Any
+    depth: int
+
+
 class Reuse(NamedTuple):
-    """A key that was consumed is consumed again, or goes out to be."""
+    """A key that was consumed is consumed again, or goes out to be.
+
+    Attributes:
+        first: Where it is consumed.
+        second: Where it is consumed again; `None` where it goes out.
+        loop: The scan in each turn of which it is consumed, where JAX has moved that out of it.
+    """
 
     first: Use
     second: Use | None
+    loop: Loop | None = None
 
 
 class Constant(NamedTuple):
@@ -212,6 +229,7 @@ class Lineage:
         self.keys = 0
         self._ledger: dict[int, tuple[Use, ...]] = {}
         self._told: set[int] = set()
+        self._uses: list[Use] = []
         self._seen: set[tuple[int, ...]] = set()
         self._with_keys: dict[int, bool] = {}
         self._child = child if splits_are_folds() else self._other_child
@@ -244,11 +262,31 @@ class Lineage:
                 return _constant(atom.val, atom.aval)
             return values[atom]
 
+        consuming: dict[int, tuple[Any, list[Use]]] = {}
         for equation in jaxpr.eqns:
             inputs = [read(atom) for atom in equation.invars]
+            before = len(self._uses)
             outputs = self._equation(equation, inputs, (*path, Stop(equation, jaxpr, turn)))
             values.update(zip(equation.outvars, outputs, strict=True))
+            if len(self._uses) > before:
+                consuming[id(equation)] = equation, self._uses[before:]
+            if equation.primitive.name == "scan" and consuming:
+                self._in_each_turn(jaxpr, equation, consuming, len(path))
         return [read(atom) for atom in jaxpr.outvars]
+
+    def _in_each_turn(
+        self, jaxpr: Any, scan: Any, consuming: dict[int, tuple[Any, list[Use]]], depth: int
+    ) -> None:
+        """What was moved out of a scan is the same in each turn, and so are its draws."""
+        equations = [equation for equation, _ in consuming.values()]
+        told: list[Use] = []
+        for equation in moved_out(jaxpr, scan, equations):
+            for use in consuming[id(equation)][1]:
+                if use.kind == "fold" or use.again:
+                    continue
+                if use.source not in told:
+                    self._note(Reuse(use, use, Loop(scan, depth)))
+                told.append(use)
 
     def _closed(
         self, program: Any, inputs: Sequence[Value], path: Path, turn: int = 0
@@ -414,6 +452,7 @@ class Lineage:
         signature = f"{equation.primitive.name} {_stable(equation.params)}"
         again = any(_is_again(stop.equation) for stop in path)
         use = Use(kind, path, signature, again, keys.maker)
+        self._uses.append(use)
         if kind == "draw":
             use.draws()
         if isinstance(keys.origin, Captured) and not keys.origin.path:
@@ -424,7 +463,9 @@ class Lineage:
         found = False
         for number in dict.fromkeys(keys.ids.ravel()[:_MOST].tolist()):
             earlier = self._ledger.get(number, ())
-            if again and any(use.signature == old.signature for old in earlier):
+            made = [old for old in earlier if use.signature == old.signature]
+            if again and made:
+                made[0].recomputed.append(path)
                 continue  # A draw that is made again for its derivative.
             conflicts = [old for old in earlier if _conflict(old, use)]
             if conflicts:

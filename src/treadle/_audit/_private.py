@@ -3,6 +3,7 @@
 import functools
 import importlib
 import itertools
+import sys
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -105,6 +106,30 @@ def held_arrays(fn: Any) -> Any:
     return fn.__wrapped__
 
 
+def is_nnx_jitted(fn: Any) -> bool:
+    """Whether a function is under `nnx.jit`."""
+    module = sys.modules.get("flax.nnx.transforms.compilation")
+    wrapper = getattr(module, "JitWrapped", None)
+    return wrapper is not None and isinstance(fn, wrapper)
+
+
+def nnx_arguments(
+    fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of an `nnx.jit` as the function under its `jax.jit` gets them."""
+    graph = importlib.import_module("flax.nnx.graphlib")
+    with graph.update_context(fn):
+        return fn._get_pure_args_kwargs(args, kwargs)
+
+
+def nnx_trace(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Traces a function under `nnx.jit`."""
+    graph = importlib.import_module("flax.nnx.graphlib")
+    with graph.update_context(fn):
+        positional, named = fn._get_pure_args_kwargs(args, kwargs)
+        return fn.jitted_fn.trace(*positional, **named)
+
+
 def is_array_of_keys(aval: Any) -> bool:
     """Whether the dtype is one of typed keys."""
     return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
@@ -115,10 +140,21 @@ def key_words(aval: Any) -> tuple[int, ...]:
     return tuple(aval.dtype._impl.key_shape)
 
 
+def keys_like(aval: Any) -> Any:
+    """Some array of typed keys of a shape and a kind."""
+    words = jnp.zeros((*aval.shape, *key_words(aval)), jnp.uint32)
+    return jax.random.wrap_key_data(words, impl=aval.dtype._impl.name)
+
+
 def splits_are_folds() -> bool:
     """Whether `split(key, n)[i]` is `fold_in(key, i)`: with threefry that can be partitioned."""
     config: Any = jax.config
     return bool(config.jax_threefry_partitionable)
+
+
+def is_committed(array: Any) -> bool:
+    """Whether somebody chose the device that an array lies on."""
+    return bool(array._committed)
 
 
 def is_module(value: Any) -> bool:

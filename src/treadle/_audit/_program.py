@@ -13,6 +13,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
+from jax.extend import core as jex_core
 
 from .._batch import num_examples
 from .._errors import ArgumentTypeError
@@ -28,9 +29,14 @@ from ._private import (
     filtered_call,
     filtered_output,
     held_arrays,
+    is_array_of_keys,
     is_backward,
     is_filter_jitted,
     is_jitted,
+    is_nnx_jitted,
+    keys_like,
+    nnx_arguments,
+    nnx_trace,
     without_caches,
 )
 from ._source import Place, function_place
@@ -95,7 +101,7 @@ class Call:
     """A function ready to be traced.
 
     Attributes:
-        kind: `"step"`, `"eval"`, `"filter_jit"`, `"jit"` or `"plain"`.
+        kind: `"step"`, `"eval"`, `"filter_jit"`, `"jit"`, `"nnx_jit"` or `"plain"`.
         fn: The user's function.
         trace: Traces it.
         inputs: Makes the arguments from the numbers and types of all leaves that go in.
@@ -115,7 +121,7 @@ class Program:
     """What was traced and compiled.
 
     Attributes:
-        kind: `"step"`, `"eval"`, `"filter_jit"`, `"jit"` or `"plain"`.
+        kind: `"step"`, `"eval"`, `"filter_jit"`, `"jit"`, `"nnx_jit"` or `"plain"`.
         name: The user's name for the function.
         place: Where it is.
         jaxpr: The program, a `ClosedJaxpr`.
@@ -170,6 +176,11 @@ class Program:
         )
 
     @functools.cached_property
+    def is_compiled(self) -> bool:
+        """Whether it is under `jit`, or does little more than call one function that is."""
+        return self.kind != "plain" or _only_calls(self.jaxpr.jaxpr)
+
+    @functools.cached_property
     def trains(self) -> bool:
         """Whether it differentiates something."""
         return _differentiates(self.jaxpr.jaxpr)
@@ -185,6 +196,44 @@ def _count(jaxpr: Any) -> int:
         1 + sum(_count(inner) for value in eqn.params.values() for inner in inner_jaxprs(value))
         for eqn in jaxpr.eqns
     )
+
+
+_SMALL = 2
+"""Equations of a compiled function that is not worth the name."""
+
+_AROUND = frozenset(
+    {
+        "broadcast_in_dim",
+        "convert_element_type",
+        "copy",
+        "random_fold_in",
+        "random_split",
+        "random_unwrap",
+        "random_wrap",
+        "reshape",
+        "slice",
+        "squeeze",
+    }
+)
+"""What may be done around a compiled function: keys are split, arrays are taken apart."""
+
+
+def _only_calls(jaxpr: Any) -> bool:
+    """Whether a program does little more than call one function under `jit` or `pmap`."""
+    calls = [equation for equation in jaxpr.eqns if equation.primitive.name not in _AROUND]
+    if len(calls) != 1:
+        return False
+    inner = [each for value in calls[0].params.values() for each in inner_jaxprs(value)]
+    if calls[0].primitive.name == "xla_pmap":
+        return True
+    if calls[0].primitive.name not in ("jit", "pjit"):
+        return False
+    names = [equation.primitive.name for equation in inner[0].eqns]
+    if names == ["shard_map"]:
+        return True  # `jax.pmap` since JAX 0.8.
+    if str(calls[0].params.get("name", "_")).startswith("_"):
+        return False  # JAX's own.
+    return len(names) > _SMALL
 
 
 def _differentiates(jaxpr: Any) -> bool:
@@ -313,7 +362,8 @@ def _of_jit(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         found = []
         for at, value in enumerate(args):
             # What JAX does not list is static.
-            if not waiting or not _fits(waiting[0], value):
+            rest = len(args) - at > len(waiting)
+            if not waiting or (rest and not _fits(waiting[0], value, infos)):
                 continue
             name = _name_at(names, at)
             tree = _marked(value, name, jax.tree.leaves(waiting.pop(0)), infos)
@@ -326,13 +376,32 @@ def _of_jit(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     return Call("jit", fn, lambda: fn.trace(*args, **kwargs), inputs, lambda out: out)
 
 
-def _fits(numbers: Any, value: Any) -> bool:
-    return jax.tree.structure(numbers) == jax.tree.structure(value)
+def _fits(numbers: Any, value: Any, infos: Any) -> bool:
+    """Whether what JAX lists next can be this argument."""
+    if jax.tree.structure(numbers) != jax.tree.structure(value):
+        return False
+    pairs = zip(jax.tree.leaves(numbers), jax.tree.leaves(value), strict=True)
+    return all(_shape(each) == infos[number].aval.shape for number, each in pairs)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of an array, of a number, or of what stands for one; `None` for anything else."""
+    if isinstance(value, (bool, int, float, complex, np.generic)):
+        return ()
+    shape = getattr(value, "shape", None)
+    return shape if isinstance(shape, tuple) else None
+
+
+def _of_nnx_jit(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """A function under `nnx.jit`: its modules go in, and come out again, as trees of arrays."""
+    call = _of_jit(fn, *nnx_arguments(fn, args, kwargs))
+    return dataclasses.replace(call, kind="nnx_jit", trace=lambda: nnx_trace(fn, args, kwargs))
 
 
 def _of_filter_jit(
     fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any], kind: str = "filter_jit"
 ) -> Call:
+    args, kwargs = jax.tree.map(_standing_in, (args, kwargs))
     call = filtered_call(fn, args, kwargs)
     bound, by_name = call.bound
     held = held_arrays(fn)
@@ -365,6 +434,15 @@ def _of_filter_jit(
     return Call(kind, held, lambda: call.jitted.trace(*call.args), inputs, output)
 
 
+def _standing_in(leaf: Any) -> Any:
+    """An array without memory for a `jax.ShapeDtypeStruct`, which Equinox takes for a static."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    if not is_array_of_keys(leaf):
+        return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+    return keys_like(leaf)
+
+
 def _called(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     if isinstance(fn, TrainStep):
         return _of_step(fn, args, kwargs)
@@ -374,17 +452,33 @@ def _called(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         return _of_jit(fn, args, kwargs)
     if is_filter_jitted(fn):
         return _of_filter_jit(fn, args, kwargs)
-    if not callable(fn):
+    if is_nnx_jitted(fn):
+        return _of_nnx_jit(fn, args, kwargs)
+    if not callable(fn) or isinstance(fn, jax.stages.Compiled):
         raise ArgumentTypeError(
             f"`fn` (={fn!r}) is a {type(fn).__name__}, not a function: hand over a `TrainStep`, or "
             f"the function that makes one step, and its arguments after it."
         )
-    inner = getattr(fn, "func", None)
-    if is_jitted(inner) or is_filter_jitted(inner):
-        # A partial application, or a method under `eqx.filter_jit`.
-        partial: Any = fn
-        return _called(inner, (*partial.args, *args), {**partial.keywords, **kwargs})
+    partial = _partial(fn)
+    if partial is not None:
+        return _called(partial.func, (*partial.args, *args), {**partial.keywords, **kwargs})
     return _of_filter_jit(eqx.filter_jit(fn), args, kwargs, "plain")
+
+
+def _partial(fn: Any) -> Any:
+    """A compiled function with its first arguments; `None` if it is anything else.
+
+    That is a partial application, a method that is compiled, or a compiled `__call__`.
+    """
+    for each in (fn, getattr(fn, "__call__", None)):  # noqa: B004
+        if inspect.ismethod(each):
+            each = functools.partial(each.__func__, each.__self__)
+        inner = getattr(each, "func", None)
+        if is_jitted(inner) or is_filter_jitted(inner) or is_nnx_jitted(inner):
+            return each
+        if inner is not None and _partial(inner) is not None:
+            return each
+    return None
 
 
 # -- tracing ---------------------------------------------------------------------------------------
@@ -421,15 +515,11 @@ def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
             traced = call.trace()
             at_trace = time.perf_counter()
             held.take_back_tracers()
-            lowered = traced.lower()
+            infos = _infos(call, traced)
+            lowered = _with_donations(call, traced, infos).lower()
             at_lower = time.perf_counter()
             executable = lowered.compile()
             done = time.perf_counter()
-    infos = [
-        _Info(aval, info.donated)
-        for aval, info in zip(traced.jaxpr.in_avals, jax.tree.leaves(traced.args_info), strict=True)
-    ]
-    infos = _donated_inside(infos, traced.jaxpr.jaxpr)
     numbers = jax.tree.unflatten(jax.tree.structure(traced.args_info), range(len(infos)))
     return Program(
         kind=call.kind,
@@ -443,6 +533,29 @@ def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
         seconds=(at_trace - start, at_lower - at_trace, done - at_lower),
         changes=tuple(changes),
     )
+
+
+def _infos(call: Call, traced: Any) -> list[_Info]:
+    infos = jax.tree.leaves(traced.args_info)
+    found = [_Info(a, i.donated) for a, i in zip(traced.jaxpr.in_avals, infos, strict=True)]
+    return _donated_inside(found, traced.jaxpr.jaxpr) if call.kind == "plain" else found
+
+
+def _with_donations(call: Call, traced: Any, infos: list[_Info]) -> Any:
+    """The program, and it gives away what a compiled function in it does, if that is all there is.
+
+    JAX heeds what is donated only where a program begins.
+    """
+    gone = tuple(at for at, info in enumerate(infos) if info.donated)
+    if call.kind != "plain" or not gone:
+        return traced
+    whole = jax.jit(jex_core.jaxpr_as_fun(traced.jaxpr), donate_argnums=gone)
+    return whole.trace(*(_like(aval) for aval in traced.jaxpr.in_avals))
+
+
+def _like(aval: Any) -> Any:
+    weak = bool(getattr(aval, "weak_type", False))
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=weak)
 
 
 def _donated_inside(infos: list[_Info], jaxpr: Any) -> list[_Info]:

@@ -2,11 +2,11 @@
 
 import functools
 import os
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ._lineage import Path, Reuse, Use
+from ._captures import takes_a_key
+from ._lineage import Loop, Path, Reuse, Use, equations_of
 from ._private import raw_frames
 from ._source import Frame, Place, frames, in_python_loop, path_frames
 
@@ -72,12 +72,18 @@ def sites_of(reuse: Reuse) -> Sites | None:
         if place is None:
             return None
         return _both(of_first, place, of_first, place, first, first, repeated=True)
+    if reuse.loop is not None:
+        return _moved(reuse, reuse.loop)
     if _are_exclusive(first.path, second.path):
         return None
     if _equations(first.path) == _equations(second.path):
         return _turns(first, second)
     of_second = _all_frames(second.path)
     at = _divergence(of_first, of_second)
+    if at == len(of_first) == len(of_second) and len(first.recomputed) > 1:
+        # The derivative of `jax.checkpoint` has lost the calls, but what it computes again has not.
+        of_first, of_second = (_all_frames(first.recomputed[turn]) for turn in (-1, 0))
+        at = _divergence(of_first, of_second)
     if at == len(of_first) == len(of_second):
         return _python_loop(of_first, of_second, first, second)
     if _through_optimizer(of_second[at:]):
@@ -119,15 +125,11 @@ def _visible(found: list[Frame], start: int) -> int | None:
     return None
 
 
-_LIKE_A_KEY = re.compile(r"key|rng|seed", re.IGNORECASE)
-
-
 def _captures(inner: Any, outer: Any) -> bool:
     """Whether a function is local to another, and takes no key."""
     if not inner.co_qualname.startswith(f"{outer.co_qualname}.<locals>."):
         return False
-    taken = inner.co_varnames[: inner.co_argcount + inner.co_kwonlyargcount]
-    return not any(_LIKE_A_KEY.search(name) for name in taken)
+    return not takes_a_key(inner)
 
 
 def _last_user(found: list[Frame]) -> int | None:
@@ -145,12 +147,31 @@ def _turns(first: Use, second: Use) -> Sites | None:
     at = next(
         i for i, (a, b) in enumerate(zip(first.path, second.path, strict=True)) if a.turn != b.turn
     )
-    around = _all_frames(first.path[:at])
-    if _last_user(frames(first.path[at - 1].equation)) is None and _belongs_to_library(around):
+    return _in_loop(equations_of(first.path), at, first, second)
+
+
+def _moved(reuse: Reuse, loop: Loop) -> Sites | None:
+    """One equation that each turn of a loop has in common, so that it stands before the loop."""
+    equations = equations_of(reuse.first.path)
+    inside = [*equations[: loop.depth], loop.equation, *equations[loop.depth :]]
+    return _in_loop(inside, loop.depth + 1, reuse.first, reuse.first)
+
+
+def _in_loop(equations: list[Any], at: int, first: Use, second: Use) -> Sites | None:
+    """An equation that runs in each turn of a loop.
+
+    Args:
+        equations: The way to it.
+        at: How many of them are the loop, and what encloses it.
+        first: It in one turn.
+        second: It in another.
+    """
+    around = path_frames(equations[:at])
+    if _last_user(frames(equations[at - 1])) is None and _belongs_to_library(around):
         return None
-    if any(frame.library == "optax" for frame in frames(first.path[at - 1].equation)):
+    if any(frame.library == "optax" for frame in frames(equations[at - 1])):
         return None
-    whole = _all_frames(first.path)
+    whole = path_frames(equations)
     place = _first_user(whole, len(around))
     if place is None:
         place = _last_user(around)

@@ -115,7 +115,8 @@ def _lines_of(place: Place) -> list[str]:
 
 
 @functools.lru_cache(maxsize=64)
-def _tree(text: str) -> ast.Module | None:
+def syntax_tree(text: str) -> ast.Module | None:
+    """A file as Python reads it; `None` where it does not."""
     try:
         return ast.parse(text)
     except SyntaxError:
@@ -128,7 +129,7 @@ _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 def in_python_loop(frame: Frame) -> bool:
     """Whether a line stands inside of a loop of its own function."""
     text = "".join(linecache.getlines(frame.code.co_filename))
-    tree = _tree(text)
+    tree = syntax_tree(text)
     if tree is None:
         return False
     if frame.code.co_name in ("<genexpr>", "<listcomp>", "<setcomp>", "<dictcomp>"):

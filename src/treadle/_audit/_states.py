@@ -10,6 +10,12 @@ from ._program import Argument, Leaf, Program, Static, leaves_of
 _DEPTH = 3
 """How deep inside of what comes out a state may lie."""
 
+_LIKE = 0.6
+"""How much two trees must be alike, to be one state before and after a step."""
+
+_LIKE_OF_ONE_CLASS = 0.3
+"""The same, of two objects of a class that is not just a container."""
+
 
 class State(NamedTuple):
     """An argument, or a part of one, and what comes out of it.
@@ -94,10 +100,8 @@ def _match(program: Program, name: str, given: Any, taken: set[int]) -> State | 
         leaves = leaves_of(node)
         if not leaves or any(id(leaf) in taken for leaf in leaves):
             continue
-        if isinstance(given, Leaf) and not program.trains:
-            continue  # A function of an array to an array: an activation.
         score, exact = _likeness(given, node)
-        if score < 0.6:
+        if score < (_LIKE if _is_plain(node) else _LIKE_OF_ONE_CLASS):
             continue
         state = State(name, given, node, exact)
         if not _carried(program, state) or not (exact or program.trains):
@@ -136,9 +140,17 @@ def _same_type(before: Any, after: Any) -> bool:
     return isinstance(before, Static) and isinstance(after, Static)
 
 
+def _is_plain(node: Any) -> bool:
+    """Whether a tree says nothing of what it holds."""
+    return type(node) in (tuple, list, dict, Leaf)
+
+
 def _carried(program: Program, state: State) -> bool:
     """Whether an array of it is an update of the one in the same place."""
     masks = program.flow.outputs
+    if isinstance(state.given, Leaf) and not program.trains:
+        # A function of an array to an array is an activation, unless it writes into it.
+        return bool(masks[state.new.index].written >> state.given.index & 1)
     arrays = [
         (old, new) for old, new in state.pairs if isinstance(old, Leaf) and isinstance(new, Leaf)
     ]

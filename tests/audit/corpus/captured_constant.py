@@ -187,3 +187,36 @@ def right_args_of_a_treadle_step():
         return step.pure(state, batch, args=args)
 
     return run, state, np.arange(4, dtype=np.int32), jnp.asarray(_DATA)
+
+
+def _layer(w, x):
+    return jnp.tanh(x @ w)
+
+
+@case(_CAPTURED)
+def a_teacher_in_a_helper():
+    teacher = jnp.ones((4, 1 << 17))
+
+    @jax.jit
+    def step(w, x):
+        def loss(w):
+            soft = _layer(teacher, x)  # expect: captured-constant
+            return jnp.mean((soft - x @ w) ** 2)
+
+        return w - 0.1 * jax.grad(loss)(w)
+
+    return step, jnp.ones((4, 1)), batch()[0]
+
+
+@case(_CAPTURED)
+def a_teacher_of_the_trainer_in_a_helper():
+    class Trainer:
+        def __init__(self):
+            self.teacher = jnp.ones((4, 1 << 17))
+            self.step = jax.jit(self._step)
+
+        def _step(self, w, x):
+            soft = _layer(self.teacher, x)  # expect: captured-constant
+            return w - 0.1 * jax.grad(lambda w: jnp.mean((soft - x @ w) ** 2))(w)
+
+    return Trainer().step, jnp.ones((4, 1)), batch()[0]

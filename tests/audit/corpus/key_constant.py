@@ -198,3 +198,105 @@ def right_keys_in_the_state():
         return {"w": w, "key": key}
 
     return step, {"w": jnp.ones((4, 2)), "key": jax.random.PRNGKey(0)}, batch()[0]
+
+
+_ROOT = jax.random.PRNGKey(0)
+
+
+def _dropped(x, key):
+    return x * jax.random.bernoulli(key, 0.9, x.shape)
+
+
+@case(_CONSTANT)
+def a_key_of_the_trainer_in_a_helper():
+    class Trainer:
+        def __init__(self):
+            self.key = jax.random.key(0)
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def step(self, w, x):
+            return _descent(w, _dropped(x, self.key))  # expect: key-constant
+
+    return Trainer().step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_CONSTANT)
+def a_default_of_a_helper():
+    def noisy(x, key=_ROOT):
+        return x + jax.random.normal(key, x.shape)  # expect: key-constant
+
+    @jax.jit
+    def step(w, x):
+        return _descent(w, noisy(x))
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_CONSTANT, needs="flax")
+def a_captured_key_for_dropout_of_flax():
+    import flax.linen as nn
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dropout(0.2, deterministic=False)(x)
+            return nn.Dense(3)(x)
+
+    model, x = Net(), batch()[0]
+    root, mask = jax.random.split(jax.random.key(0))
+    params = model.init({"params": root, "dropout": mask}, x)
+
+    @jax.jit
+    def step(params, x):
+        def loss(params):
+            out = model.apply(params, x, rngs={"dropout": mask})  # expect: key-constant
+            return jnp.mean(out**2)
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    return step, params, x
+
+
+@case(_CONSTANT, needs="flax")
+def a_seed_handed_to_flax():
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.linear = nnx.Linear(4, 3, rngs=rngs)
+            self.dropout = nnx.Dropout(0.2)
+
+        def __call__(self, x, rngs):
+            return self.dropout(self.linear(x), rngs=rngs)
+
+    graph, params = nnx.split(Net(nnx.Rngs(0)))
+
+    @jax.jit
+    def step(params, x):
+        def loss(params):
+            rngs = nnx.Rngs(0)  # expect: key-constant
+            return jnp.mean(nnx.merge(graph, params)(x, rngs) ** 2)
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    return step, params, batch()[0]
+
+
+@case(_CONSTANT, needs="haiku")
+def a_seed_handed_to_haiku():
+    import haiku as hk
+
+    def forward(x):
+        return hk.Linear(3)(hk.dropout(hk.next_rng_key(), 0.1, x))
+
+    net, x = hk.transform(forward), batch()[0]
+    params = net.init(jax.random.key(0), x)
+
+    @jax.jit
+    def step(params, x):
+        def loss(params):
+            return jnp.mean(net.apply(params, 42, x) ** 2)  # expect: key-constant
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    return step, params, x

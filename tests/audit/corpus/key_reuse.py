@@ -442,3 +442,63 @@ def right_a_second_call_that_draws_nothing():
         return eqx.apply_updates(model, updates), opt_state, value, cross_entropy(clean, y)
 
     return step, *net(), *batch(), jax.random.key(1)
+
+
+@case(_KEY)
+def a_key_of_all_turns_under_a_derivative():
+    cell = eqx.nn.GRUCell(4, 3, key=jax.random.key(0))
+
+    @eqx.filter_jit
+    def step(cell, xs, key):
+        @eqx.filter_grad
+        def gradient(cell):
+            def turn(h, x):
+                # The same in each turn, so that JAX computes it once, before them.
+                kept = jax.random.bernoulli(key, 0.9, h.shape)  # expect: key-reuse
+                h = jnp.where(kept, cell(x, h), h)
+                return h, h
+
+            return jnp.mean(jax.lax.scan(turn, jnp.zeros(3), xs)[1] ** 2)
+
+        return eqx.apply_updates(cell, jax.tree.map(lambda g: -0.1 * g, gradient(cell)))
+
+    return step, cell, batch()[0], jax.random.key(1)
+
+
+@case(_KEY)
+def one_mask_for_all_turns_drawn_before_them():
+    cell = eqx.nn.GRUCell(4, 3, key=jax.random.key(0))
+
+    @eqx.filter_jit
+    def step(cell, xs, key):
+        @eqx.filter_grad
+        def gradient(cell):
+            kept = jax.random.bernoulli(key, 0.9, (3,))
+
+            def turn(h, x):
+                h = jnp.where(kept, cell(x, h), h)
+                return h, h
+
+            return jnp.mean(jax.lax.scan(turn, jnp.zeros(3), xs)[1] ** 2)
+
+        return eqx.apply_updates(cell, jax.tree.map(lambda g: -0.1 * g, gradient(cell)))
+
+    return step, cell, batch()[0], jax.random.key(1)
+
+
+@case(_KEY)
+def two_checkpointed_blocks_with_one_key():
+    @jax.checkpoint
+    def block(w, x, key):
+        return x + jnp.tanh(x @ w) * jax.random.bernoulli(key, 0.9, x.shape)
+
+    def loss(ws, x, key):
+        x = block(ws[0], x, key)
+        x = block(ws[1], x, key)  # expect: key-reuse
+        return jnp.mean(x**2)
+
+    @jax.jit
+    def step(ws, x, key):
+        return jax.tree.map(lambda w, g: w - 0.1 * g, ws, jax.grad(loss)(ws, x, key))
+
+    return step, [jnp.eye(4), jnp.eye(4)], batch()[0], jax.random.PRNGKey(0)

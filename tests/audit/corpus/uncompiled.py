@@ -186,3 +186,47 @@ def right_a_partial_application_of_a_compiled_one():
 def right_an_eval_step():
     metric = treadle.EvalStep(lambda model, e: {"hit": jnp.argmax(model(e[0])) == e[1]})
     return metric, eqx.nn.Linear(4, 3, key=jax.random.key(0)), batch()
+
+
+@case(_UNCOMPILED)
+def a_compiled_call_of_a_module():
+    class Step(eqx.Module):
+        rate: float
+
+        @eqx.filter_jit
+        def __call__(self, p, x, y):
+            grads = jax.grad(_loss)(p, x, y)
+            return jax.tree.map(lambda p, g: p - self.rate * g, p, grads)
+
+    return Step(0.1), params(), *batch()
+
+
+@case(_UNCOMPILED)
+def under_pmap():
+    @functools.partial(jax.pmap, axis_name="devices")
+    def step(p, x, y):
+        grads = jax.lax.pmean(jax.grad(_loss)(p, x, y), "devices")
+        return jax.tree.map(lambda p, g: p - 0.1 * g, p, grads)
+
+    x, y = batch()
+    return step, jax.tree.map(lambda leaf: leaf[None], params()), x[None], y[None]
+
+
+@case(_UNCOMPILED, needs="flax")
+def a_train_state_of_flax_by_hand():
+    import flax.linen as nn
+    from flax.training import train_state
+
+    model = nn.Dense(3)
+    variables = model.init(jax.random.key(0), batch()[0])
+    state = train_state.TrainState.create(
+        apply_fn=model.apply, params=variables["params"], tx=optax.sgd(1e-2)
+    )
+
+    def step(state, x, y):  # expect: uncompiled
+        def loss(p):
+            return cross_entropy(state.apply_fn({"params": p}, x), y)
+
+        return state.apply_gradients(grads=jax.grad(loss)(state.params))
+
+    return step, state, *batch()

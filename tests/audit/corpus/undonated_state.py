@@ -1,5 +1,7 @@
 """Steps that keep the old state beside the new, and steps that do not."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -202,3 +204,117 @@ def right_treadle():
 
     step = treadle.TrainStep(loss_fn, _OPTIMIZER)
     return step, step.init(_model()[0], key=jax.random.key(0)), batch()
+
+
+@case(_UNDONATED)
+def a_method_whose_trainer_is_static():
+    class Trainer:
+        rate = 0.1
+
+        @functools.partial(jax.jit, static_argnums=0)  # expect: undonated-state
+        def step(self, w, x):
+            return w - self.rate * jax.grad(_loss)(w, x)
+
+    return Trainer().step, jnp.ones((4, _WIDE)), batch()[0]
+
+
+@case(_UNDONATED)
+def a_queue_that_is_written_into():
+    @functools.partial(jax.jit, donate_argnums=0)  # expect: undonated-state
+    def step(w, queue, at, x):
+        def loss(w):
+            seen = x @ w
+            return jax.nn.logsumexp(seen @ queue.T, -1).mean(), seen
+
+        grad, seen = jax.grad(loss, has_aux=True)(w)
+        queue = jax.lax.dynamic_update_slice(queue, seen, (at, 0))
+        return w - 0.1 * grad, queue, at + 1
+
+    return step, jnp.ones((4, 16)), jnp.zeros((1 << 14, 16)), jnp.int32(0), batch()[0]
+
+
+@case(_UNDONATED)
+def a_replay_buffer():
+    @jax.jit  # expect: undonated-state
+    def remember(buffer, seen):
+        at = buffer["at"]
+        return {"seen": buffer["seen"].at[at].set(seen), "at": at + 1}
+
+    return remember, {"seen": jnp.zeros((1 << 14, 16)), "at": jnp.int32(0)}, jnp.ones(16)
+
+
+@case(_UNDONATED)
+def donated_by_an_inner_function_only():
+    @functools.partial(jax.jit, donate_argnums=0)
+    def descent(w, grad):
+        return w - 0.1 * grad
+
+    @jax.jit  # expect: undonated-state
+    def step(w, x):
+        return descent(w, jax.grad(_loss)(w, x))
+
+    return step, jnp.ones((4, _WIDE)), batch()[0]
+
+
+@case(_UNDONATED)
+def on_one_device_by_pmap():
+    @functools.partial(jax.pmap, axis_name="devices")  # expect: undonated-state
+    def step(w, x):
+        return w - 0.1 * jax.lax.pmean(jax.grad(_loss)(w, x), "devices")
+
+    return step, jnp.ones((1, 4, _WIDE)), batch()[0][None]
+
+
+@case(_UNDONATED)
+def donated_to_pmap():
+    @functools.partial(jax.pmap, axis_name="devices", donate_argnums=0)
+    def step(w, x):
+        return w - 0.1 * jax.lax.pmean(jax.grad(_loss)(w, x), "devices")
+
+    return step, jnp.ones((1, 4, _WIDE)), batch()[0][None]
+
+
+@case(_UNDONATED)
+def a_frozen_part_that_comes_out_as_it_came_in():
+    @jax.jit
+    def step(state, x):
+        hidden = jnp.tanh(x @ state["frozen"])
+        grad = jax.grad(_loss)(state["head"], hidden)
+        return {"frozen": state["frozen"], "head": state["head"] - 0.1 * grad}
+
+    return step, {"frozen": jnp.ones((4, _WIDE)), "head": jnp.ones((_WIDE, 1))}, batch()[0]
+
+
+@case(_UNDONATED)
+def gradients_of_a_loss_with_a_penalty():
+    @jax.jit
+    def gradients(w, x):
+        return jax.value_and_grad(lambda w: _loss(w, x) + 1e-4 * jnp.sum(w**2))(w)
+
+    return gradients, jnp.ones((4, _WIDE)), batch()[0]
+
+
+@case(_UNDONATED, needs="flax")
+def a_module_of_flax_changed_in_place():
+    from flax import nnx
+
+    @nnx.jit  # expect: undonated-state
+    def step(model, x):
+        grads = nnx.grad(lambda model: jnp.mean(model(x) ** 2))(model)
+        params = nnx.state(model, nnx.Param)
+        nnx.update(model, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads))
+
+    return step, nnx.Linear(4, _WIDE, rngs=nnx.Rngs(0)), batch()[0]
+
+
+@case(_UNDONATED, needs="flax")
+def a_module_of_flax_that_is_donated():
+    from flax import nnx
+
+    @functools.partial(nnx.jit, donate_argnums=0)
+    def step(model, x):
+        grads = nnx.grad(lambda model: jnp.mean(model(x) ** 2))(model)
+        params = nnx.state(model, nnx.Param)
+        nnx.update(model, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads))
+
+    return step, nnx.Linear(4, _WIDE, rngs=nnx.Rngs(0)), batch()[0]

@@ -1,5 +1,7 @@
 """Memory that is given away for nothing, and memory that is used."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -151,3 +153,13 @@ def right_injected_hyperparameters():
 
     p = params()
     return jax.jit(step, donate_argnums=(0, 1)), p, optimizer.init(p), *batch()
+
+
+@case(_UNUSABLE)
+def the_batch_donated_to_pmap():
+    @functools.partial(jax.pmap, donate_argnums=(0, 1))  # expect: unusable-donation
+    def step(p, x, y):
+        return _descent(p, x, y)
+
+    p, (x, y) = jax.tree.map(lambda leaf: leaf[None], params()), batch(5)
+    return step, p, x[None], y[None]

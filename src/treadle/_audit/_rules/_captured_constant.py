@@ -8,8 +8,9 @@ from jax.extend import core as jex_core
 from ..._jaxpr import inner_jaxprs
 from ..._units import binary
 from .._audited import Audited
+from .._captures import holder
 from .._finding import Finding
-from .._source import Place, user_place
+from .._source import Place, path_frames, user_place
 from ._base import Rule
 
 _MOST = 2**20
@@ -27,7 +28,9 @@ class CapturedConstant(Rule):
         found: dict[Place | None, list[Any]] = {}
         for value, path in constants(audited.program.jaxpr):
             if value.nbytes > _MOST:
-                place = user_place(path) or audited.program.place
+                held = holder(path_frames(path), value)
+                place = held.place if held is not None else user_place(path)
+                place = place or audited.program.place
                 found.setdefault(place, []).append(value)
         for place, values in found.items():
             yield Finding(self.slug, "warning", _message(values), place, _FIX)

@@ -1,8 +1,10 @@
 """`key-constant`: a key is made from a constant, so every step draws the same."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from .._audited import Audited
+from .._captures import capture, takes_a_key
 from .._finding import Finding
 from .._lineage import Captured, Constant, equations_of
 from .._sites import use_label
@@ -42,15 +44,21 @@ _FIX = (
 def _place(constant: Constant) -> Place | None:
     """Where the key was made, or first used; `None` where that is a library's business."""
     if isinstance(constant.origin, Captured):
-        return user_place(equations_of(constant.origin.path))
+        return _captured(equations_of(constant.origin.path))
     if constant.origin is None:
-        return user_place(constant.use.equations)
+        return _captured(constant.use.equations)
     path = equations_of(constant.origin)
-    calls = [frame.library for frame in path_frames(path)]
-    last = next((at for at in reversed(range(len(calls))) if calls[at] is None), -1)
-    if any(library not in _OWN for library in calls[last + 1 :]):
+    calls = path_frames(path)
+    last = next((at for at in reversed(range(len(calls))) if calls[at].library is None), -1)
+    foreign = [frame for frame in calls[last + 1 :] if frame.library not in _OWN]
+    if foreign and not any(takes_a_key(frame.code) for frame in foreign):
         return None
     return user_place(path)
+
+
+def _captured(path: list[Any]) -> Place | None:
+    frame = capture(path_frames(path))
+    return None if frame is None else frame.place
 
 
 def _message(group: list[Constant]) -> str:

@@ -7,6 +7,7 @@ import jax
 
 from .._audited import Audited
 from .._finding import Finding
+from .._private import is_committed
 from .._program import Leaf, Program, Static
 from .._states import State
 from ._base import Rule
@@ -31,7 +32,8 @@ class StateDrift(Rule):
                     f"`{state.name}` comes back changed, and the second step compiles again: "
                     f"{'; '.join(found[:_MOST])}{more}"
                 )
-                yield Finding(self.slug, "warning", message, audited.program.place, _FIX)
+                severity = "info" if _is_placed(audited.program, state, len(found)) else "warning"
+                yield Finding(self.slug, severity, message, audited.program.place, _FIX)
 
     def evidence(self, audited: Audited) -> str | None:
         """That what comes out is like what came in."""
@@ -56,7 +58,8 @@ def _differences(program: Program, state: State) -> Iterator[str]:
             told = _difference(program, before[path], after[path])
             if told:
                 yield f"{_called(state, before[path], path)}: {told}"
-    if before.keys() == after.keys():
+    # What `nnx.jit` hands back says of each module which one it was.
+    if before.keys() == after.keys() and program.kind != "nnx_jit":
         was, now = jax.tree.structure(state.given), jax.tree.structure(state.new)
         if was != now:
             kinds = type(state.given).__name__, type(state.new).__name__
@@ -78,7 +81,9 @@ def _called(state: State, leaf: Any, path: str) -> str:
 
 def _difference(program: Program, old: Any, new: Any) -> str | None:
     if isinstance(old, Static) and isinstance(new, Static):
-        return None if _equal(old.value, new.value) else f"{old.value!r} becomes {new.value!r}"
+        if _equal(old.value, new.value) or _would_be_traced(program, old.value):
+            return None
+        return f"{old.value!r} becomes {new.value!r}"
     if isinstance(old, Static) or isinstance(new, Static):
         return f"{_told(old)} becomes {_told(new)}"
     if (old.aval.shape, old.aval.dtype) != (new.aval.shape, new.aval.dtype):
@@ -86,6 +91,11 @@ def _difference(program: Program, old: Any, new: Any) -> str | None:
     if bool(old.aval.weak_type) != bool(new.aval.weak_type):
         return f"{_strength(old)} {_told(old)} becomes {_strength(new)}"
     return _moved(program, old, new)
+
+
+def _would_be_traced(program: Program, value: Any) -> bool:
+    """Whether a number is static only because the function is not compiled yet."""
+    return not program.is_compiled and isinstance(value, (bool, int, float, complex))
 
 
 def _equal(old: Any, new: Any) -> bool:
@@ -118,6 +128,26 @@ def _moved(program: Program, old: Leaf, new: Leaf) -> str | None:
     if was.is_equivalent_to(now, len(old.aval.shape)):
         return None
     return f"it was {_where(was)} and comes out {_where(now)}"
+
+
+def _is_placed(program: Program, state: State, differences: int) -> bool:
+    """Whether the program only chose devices for arrays for which nobody had.
+
+    So it is in the first step of `jax.pmap` and of data parallelism: one more compilation, once.
+    """
+    chosen = [
+        new
+        for old, new in state.pairs
+        if isinstance(old, Leaf)
+        and isinstance(old.value, jax.Array)
+        and not is_committed(old.value)
+        and _difference(program, old, new) is not None
+        and _difference(program, old, new) == _moved(program, old, new)
+    ]
+    if len(chosen) < differences:
+        return False
+    places = program.output_shardings
+    return program.kind == "plain" or all(places[each.index].is_fully_replicated for each in chosen)
 
 
 def _where(sharding: Any) -> str:

@@ -1,31 +1,10 @@
 """`uncompiled`: the function runs operation by operation."""
 
 from collections.abc import Iterator
-from typing import Any
 
-from ..._jaxpr import inner_jaxprs
 from .._audited import Audited
 from .._finding import Finding
 from ._base import Rule
-
-_SMALL = 2
-"""Equations of a compiled function that is not worth the name."""
-
-_AROUND = frozenset(
-    {
-        "broadcast_in_dim",
-        "convert_element_type",
-        "copy",
-        "random_fold_in",
-        "random_split",
-        "random_unwrap",
-        "random_wrap",
-        "reshape",
-        "slice",
-        "squeeze",
-    }
-)
-"""What may be done around a compiled function: keys are split, arrays are taken apart."""
 
 
 class Uncompiled(Rule):
@@ -37,9 +16,9 @@ class Uncompiled(Rule):
     def check(self, audited: Audited) -> Iterator[Finding]:
         """One finding for the function."""
         program = audited.program
-        if program.kind != "plain" or _only_calls(program.jaxpr.jaxpr):
+        if program.is_compiled:
             return
-        count = len(program.jaxpr.jaxpr.eqns)
+        count = program.num_equations
         if not count:
             return
         message = (
@@ -54,14 +33,3 @@ class Uncompiled(Rule):
 
 
 _FIX = "Compile the whole step, update included: `@eqx.filter_jit` or `@jax.jit` above it."
-
-
-def _only_calls(jaxpr: Any) -> bool:
-    """Whether a program does little more than call one function under `jit`."""
-    calls = [equation for equation in jaxpr.eqns if equation.primitive.name not in _AROUND]
-    if len(calls) != 1 or calls[0].primitive.name not in ("jit", "pjit"):
-        return False
-    if str(calls[0].params.get("name", "_")).startswith("_"):
-        return False  # JAX's own.
-    (inner,) = [each for value in calls[0].params.values() for each in inner_jaxprs(value)]
-    return len(inner.eqns) > _SMALL

@@ -22,9 +22,9 @@ class UndonatedState(Rule):
     def check(self, audited: Audited) -> Iterator[Finding]:
         """One finding for the function, with what would be saved."""
         program = audited.program
-        if program.kind == "plain":
+        if not program.is_compiled:
             return  # Only what is compiled can donate.
-        kept = [(state, undonated(state)) for state in audited.states]
+        kept = [(state, undonated(program, state)) for state in audited.states]
         large = [(state, leaves) for state, leaves in kept if _size(leaves) >= _LEAST]
         if large:
             saved = sum(_size(leaves) for _, leaves in large)
@@ -44,14 +44,17 @@ class UndonatedState(Rule):
         return f"{binary(figures.donated_bytes)} donated, {aliased} aliased"
 
 
-def undonated(state: State) -> list[Leaf]:
-    """The arrays of a state that come out in the same type and are not donated."""
+def undonated(program: Program, state: State) -> list[Leaf]:
+    """The arrays of a state that come out new, in the same type, and are not donated."""
+    jaxpr = program.jaxpr.jaxpr
     return [
         old
         for old, new in state.pairs
         if isinstance(old, Leaf)
         and isinstance(new, Leaf)
         and not old.donated
+        # What comes out as it came in is not copied.
+        and jaxpr.outvars[new.index] is not jaxpr.invars[old.index]
         and (old.aval.shape, old.aval.dtype) == (new.aval.shape, new.aval.dtype)
     ]
 

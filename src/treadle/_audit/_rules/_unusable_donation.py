@@ -24,7 +24,7 @@ class UnusableDonation(Rule):
     def check(self, audited: Audited) -> Iterator[Finding]:
         """One finding for each argument that is donated in vain."""
         program = audited.program
-        if program.kind == "plain" or not any(leaf.donated for leaf in program.leaves):
+        if not program.is_compiled or not any(leaf.donated for leaf in program.leaves):
             return
         aliased = aliased_arguments(program)
         places = program.input_shardings
