@@ -277,6 +277,17 @@ def test_a_cell_of_a_notebook_is_the_users(name):
     assert "`jnp.where(x > 0, x, -x)`" in note
 
 
+def test_a_function_in_a_file_that_is_not_python(tmp_path):
+    code = "if True:\n    def f(x):\n        return x if x > 0 else -x\n"
+    page = tmp_path / "page.md"
+    page.write_text(f"# Prose, of which it's full\n\n{code}\nMore prose.\n")
+    scope: dict[str, Any] = {}
+    exec(compile("\n\n" + code, str(page), "exec"), scope)
+    _, note = explained(lambda: jax.jit(scope["f"])(1.0))
+    assert note.startswith("treadle: page.md:5, in `f`: `return x if x > 0 else -x`")
+    assert "`jnp.where(x > 0, x, -x)`" in note
+
+
 def test_without_the_source_the_cause_is_told_all_the_same():
     scope: dict[str, Any] = {}
     exec(compile("def f(x):\n    return x if x > 0 else -x\n", "/nowhere/model.py", "exec"), scope)
