@@ -11,7 +11,7 @@ import pytest
 
 import treadle
 from tests.helpers import assert_same
-from treadle._nonfinite import _run
+from treadle._nonfinite import _code, _run, _values
 
 
 class Scaled(eqx.Module):
@@ -385,3 +385,32 @@ def test_arguments():
     jax.tree.map(lambda leaf: leaf.delete(), state)
     with pytest.raises(treadle.ConsumedStateError, match=r"was consumed"):
         treadle.explain_nonfinite(step, state, rows())
+
+
+def test_programs_that_are_run_in_pieces(monkeypatch):
+    pieces = []
+
+    class Counted(_code.Chunk):
+        def __init__(self, instructions):
+            super().__init__(instructions)
+            pieces.append(len(instructions))
+
+    monkeypatch.setattr(_code, "_CHUNK_BYTES", 2_000)
+    monkeypatch.setattr(_code, "Chunk", Counted)
+    report = explained(lambda model, x, key: model(x), rows(row2=0))
+    assert len(pieces) > 1
+    assert report.operation.values == "0.5 / 0 = inf, for 1 of 8 numbers"
+    assert report.then.values == "inf * 0 = nan, for 3 of 24 numbers"
+    assert report.examples == (2,)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_numbers_are_looked_at_where_they_lie(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert _values.is_finite(jnp.ones(3, jnp.bfloat16))
+    assert not _values.is_finite(jnp.array([1.0, jnp.nan], jnp.bfloat16))
+    assert _values.is_finite(jnp.arange(3))
+    assert _values.is_finite(jax.random.key(0))
+    both = np.array([complex(np.nan, np.inf)])
+    assert _values.mask_of(both, "nan").all()
+    assert not _values.mask_of(both, "inf").any()

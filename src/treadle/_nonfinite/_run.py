@@ -340,7 +340,8 @@ def _together(origins: list[Origin]) -> list[Origin]:
 
     In a sum of both only the NaN is left, which hides where the other came from.
     """
-    here = [each for each in origins if each.event is origins[0].event]
+    same = [each for each in origins if each.event is origins[0].event]
+    here = list({each.kind: each for each in reversed(same)}.values())[::-1]
     event, index = here[0].event, here[0].index
     for kind in KINDS:
         trace = event.traces.get((index, kind))

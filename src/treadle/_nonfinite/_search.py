@@ -7,7 +7,6 @@ there backwards, through those operands that have such numbers in the same place
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 from ._interpret import Birth, Event, Interpreter, Value
 
@@ -69,25 +68,56 @@ class Found:
     sources: list[Source]
 
 
-def search(interpreter: Interpreter, roots: Iterable[Root], then: Origin | None = None) -> Found:
+def search(interpreter: Interpreter, roots: Iterable[Root]) -> Found:
     """Where numbers that are not finite come from.
 
     Args:
         interpreter: Ran the program, and opens its loops.
         roots: What to begin with.
-        then: Where the infinities that are looked for became NaN.
     """
     origins: list[Origin] = []
     sources: list[Source] = []
+    born = _walk(interpreter, roots, None, {}, origins, sources)
+    # In the order of the program, so that an infinity is told with the first NaN it became.
+    seen: dict[tuple[int, str], Value] = {}
+    for here, infinities in sorted(born, key=lambda pair: pair[0].order):
+        earlier: list[Origin] = []
+        wanted = [(each, "inf") for each in infinities]
+        _walk(interpreter, wanted, here, seen, earlier, sources)
+        computed = [origin for origin in earlier if not origin.from_constant]
+        origins += computed or [here]
+    return Found(sorted(origins, key=lambda origin: origin.order), sources)
+
+
+def _walk(
+    interpreter: Interpreter,
+    roots: Iterable[Root],
+    then: Origin | None,
+    seen: dict[tuple[int, str], Value],
+    origins: list[Origin],
+    sources: list[Source],
+) -> list[tuple[Origin, list[Value]]]:
+    """Goes backwards, and adds what it comes to to `origins` and `sources`.
+
+    Args:
+        interpreter: Opens loops.
+        roots: Where to begin.
+        then: Where the infinities that are looked for became NaN.
+        seen: What was looked at before.
+        origins: Operations that made such numbers.
+        sources: Arguments that had them.
+
+    Returns:
+        NaNs that came of no NaN, each with the infinities they came of: those began earlier.
+    """
+    born: list[tuple[Origin, list[Value]]] = []
     waiting = list(roots)
-    seen: set[tuple[int, str]] = set()
-    held: list[Value] = []  # An `id` is only good as long as its value lives.
     while waiting:
         value, kind = waiting.pop()
         if (id(value), kind) in seen:
             continue
-        seen.add((id(value), kind))
-        held.append(value)
+        # The value is kept, for an `id` is only good as long as it lives.
+        seen[id(value), kind] = value
         event = value.event
         if event is None:
             if value.name:
@@ -103,26 +133,11 @@ def search(interpreter: Interpreter, roots: Iterable[Root], then: Origin | None 
         trace = event.traces[value.index, kind]
         birth = event.births.get((value.index, kind))
         waiting += [(cause, kind) for cause in trace.causes]
-        if trace.born:
-            _add_birth(
-                interpreter, Origin(event, value.index, birth, kind, then), trace, origins, sources
-            )
+        here = Origin(event, value.index, birth, kind, then)
+        if trace.born and kind == "nan":
+            born.append((here, trace.infinities))
+        elif trace.born:
+            origins.append(here)
         elif any(cause.event is None and not cause.name for cause in trace.causes):
-            origins.append(Origin(event, value.index, birth, kind, then, from_constant=True))
-    return Found(sorted(origins, key=lambda origin: origin.order), sources)
-
-
-def _add_birth(
-    interpreter: Interpreter,
-    here: Origin,
-    trace: Any,
-    origins: list[Origin],
-    sources: list[Source],
-) -> None:
-    """NaNs that infinities became began where those did, unless they stand in the program."""
-    earlier = search(interpreter, [(each, "inf") for each in trace.infinities], here)
-    computed = [origin for origin in earlier.origins if not origin.from_constant]
-    sources += earlier.sources
-    origins += computed
-    if not computed:
-        origins.append(here)
+            origins.append(dataclasses.replace(here, from_constant=True))
+    return born
