@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from treadle._audit._held import Held
 
@@ -38,7 +39,7 @@ def changed(value):
         things[1]["b"] = x
         things[3].append(x)
         trainer.log["x"] = x
-        if not isinstance(x, jax.core.Tracer):
+        if not isinstance(x, Tracer):
             things[2].add(x)
             things[4][0] = x
             trainer.step(x)
@@ -65,7 +66,7 @@ def test_tracers_are_told_and_taken_out():
     assert {change.name for change in found} >= {"COUNT", "count", "things"}
     assert all(change.leaks for change in found)
     assert after == []
-    assert not isinstance(count, jax.core.Tracer)
+    assert not isinstance(count, Tracer)
     assert things[:4] == ([], {}, set(), collections.deque())
     assert trainer.log == {}
 
@@ -92,6 +93,12 @@ def test_where_it_is_told():
     jax.jit(fn)(jnp.ones(2))
     (change,) = held.changes()
     assert (change.name, change.leaks) == ("kept", True)
+    held.put_back()
+    assert kept == []
+    with held.witness([change]) as witness:
+        jax.jit(fn)(jnp.ones(3))
+    (change,) = held.placed([change], witness)
+    assert change.place is not None
     assert change.place.line == fn.__code__.co_firstlineno + 1
 
 

@@ -1,9 +1,11 @@
 """The private names of JAX and Equinox that an audit needs, all of them."""
 
+import contextlib
 import functools
 import importlib
 import itertools
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -160,3 +162,30 @@ def is_committed(array: Any) -> bool:
 def is_module(value: Any) -> bool:
     """Whether a value is an Equinox module."""
     return isinstance(value, eqx.Module)
+
+
+@contextlib.contextmanager
+def counters_kept() -> Iterator[Callable[[], None]]:
+    """What libraries count while tracing is the same for each trace, and afterwards as it was.
+
+    That are the traces that `eqx.debug.assert_max_traces` allows, and the numbers of `checkify`'s
+    errors, which are part of the program.
+
+    Yields:
+        What is called before each trace.
+    """
+    traces = importlib.import_module("equinox.debug._max_traces")._traces
+    known = dict(traces)
+    checkify: Any = importlib.import_module("jax._src.checkify")
+    next_code = checkify.next_code
+
+    def start() -> None:
+        for tag in list(traces):
+            traces[tag] = 0
+        checkify.next_code = itertools.count(1).__next__
+
+    try:
+        yield start
+    finally:
+        traces.update(known)
+        checkify.next_code = next_code

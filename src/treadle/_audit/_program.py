@@ -4,10 +4,9 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import random
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -22,10 +21,14 @@ from .._jaxpr import inner_jaxprs
 from .._state import TrainState, pack_args
 from .._step import TrainStep
 from ..tree._paths import flatten_with_paths, join
+from ._callbacks import calls_back_backward
+from ._comparison import Difference, differences
 from ._flow import Flow, flow_of
 from ._held import Change, Held
+from ._host import fingerprint, random_states_kept
 from ._lineage import Lineage
 from ._private import (
+    counters_kept,
     filtered_call,
     filtered_output,
     held_arrays,
@@ -40,6 +43,7 @@ from ._private import (
     without_caches,
 )
 from ._source import Place, function_place
+from ._witness import Read
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,7 +129,9 @@ class Program:
         name: The user's name for the function.
         place: Where it is.
         jaxpr: The program, a `ClosedJaxpr`.
-        again: The same, traced for the second time.
+        differing: Where it differs from the same function traced for the second time.
+        reads: Where the host was asked for what is another each time, if something was found.
+        callbacks: The lines that ask JAX to call back, if something was found.
         inputs: The arguments.
         output: What comes out, a `Leaf` for each array.
         executable: As XLA compiled it.
@@ -137,7 +143,9 @@ class Program:
     name: str
     place: Place | None
     jaxpr: Any
-    again: Any
+    differing: tuple[Difference, ...]
+    reads: tuple[Read, ...]
+    callbacks: tuple[Place, ...]
     inputs: list[Argument]
     output: Any
     executable: Any
@@ -484,16 +492,8 @@ def _partial(fn: Any) -> Any:
 # -- tracing ---------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """What the function draws on the host is drawn again by the user."""
-    of_numpy = np.random.get_state()  # noqa: NPY002
-    of_python = random.getstate()
-    try:
-        yield
-    finally:
-        np.random.set_state(of_numpy)  # noqa: NPY002
-        random.setstate(of_python)
+_MOST_TRACES = 8
+"""Traces that are made where the host is drawn from, and the first two came out the same."""
 
 
 def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
@@ -503,36 +503,69 @@ def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
         ArgumentTypeError: `fn` is no function, or the arguments are not a step's.
     """
     call = _called(fn, args, kwargs)
-    held = Held(call.fn)
-    with _random_states_kept(), warnings.catch_warnings():
+    models = [each.model if isinstance(each, TrainState) else each for each in args]
+    held = Held(call.fn, (models, kwargs))
+    with contextlib.ExitStack() as kept:
+        kept.enter_context(random_states_kept(held.generators))
+        start_counting = kept.enter_context(counters_kept())
+        kept.enter_context(warnings.catch_warnings())
         # Told by a rule.
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
-        with without_caches():
-            again = call.trace().jaxpr
+
+        def trace() -> Any:
+            start_counting()
+            with without_caches():
+                return call.trace()
+
+        drawn = fingerprint(held.generators)
+        again = trace().jaxpr
         changes = held.changes()
+        held.take_back_tracers()
+        start = time.perf_counter()
+        traced = trace()
+        at_trace = time.perf_counter()
+        held.take_back_tracers()
         with without_caches():
-            start = time.perf_counter()
-            traced = call.trace()
-            at_trace = time.perf_counter()
-            held.take_back_tracers()
             infos = _infos(call, traced)
             lowered = _with_donations(call, traced, infos).lower()
             at_lower = time.perf_counter()
             executable = lowered.compile()
             done = time.perf_counter()
+        differing = list(differences(traced.jaxpr, again))
+        if not differing and drawn != fingerprint(held.generators):
+            differing = _of_more_traces(trace, held, traced.jaxpr)
+        witness = held.witness(changes)
+        if changes or differing or calls_back_backward(traced.jaxpr.jaxpr):
+            held.put_back()
+            with witness:
+                trace()
+            changes = held.placed(changes, witness)
+            held.take_back_tracers()
     numbers = jax.tree.unflatten(jax.tree.structure(traced.args_info), range(len(infos)))
     return Program(
         kind=call.kind,
         name=_name_of(call.fn),
         place=function_place(call.fn),
         jaxpr=traced.jaxpr,
-        again=again,
+        differing=tuple(differing),
+        reads=tuple(witness.reads),
+        callbacks=tuple(witness.callbacks),
         inputs=call.inputs(numbers, infos),
         output=_outputs(call, traced),
         executable=executable,
         seconds=(at_trace - start, at_lower - at_trace, done - at_lower),
         changes=tuple(changes),
     )
+
+
+def _of_more_traces(trace: Callable[[], Any], held: Held, first: Any) -> list[Difference]:
+    """Where a function that draws on the host differs, once it does: coins may fall alike."""
+    for _ in range(_MOST_TRACES):
+        found = list(differences(first, trace().jaxpr))
+        held.take_back_tracers()
+        if found:
+            return found
+    return []
 
 
 def _infos(call: Call, traced: Any) -> list[_Info]:

@@ -1,22 +1,19 @@
 """`side-effect`: the program calls back into Python."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
-from ..._jaxpr import inner_jaxprs
 from .._audited import Audited
+from .._callbacks import CALLS, callbacks_of
 from .._finding import Finding
+from .._private import is_backward
 from .._source import Place, path_frames, user_place
 from ._base import Rule
 
-_CALLS = {
-    "debug_callback": "`jax.debug.callback`",
-    "debug_print": "`jax.debug.print`",
-    "io_callback": "`io_callback`",
-    "pure_callback": "`pure_callback`",
-}
-
 _OWN = ("jax", "python", "numpy")
+
+_FOR_DEBUGGING = os.path.join("equinox", "debug") + os.sep
 
 
 class SideEffect(Rule):
@@ -28,10 +25,20 @@ class SideEffect(Rule):
     def check(self, audited: Audited) -> Iterator[Finding]:
         """One finding for each line that calls back."""
         told: dict[Place, str] = {}
-        for path in _calls(audited.program.jaxpr.jaxpr, []):
-            place = _users(path)
-            if place is not None:
-                told.setdefault(place, _CALLS[path[-1].primitive.name])
+        misplaced: dict[Place, str] = {}
+        for path in callbacks_of(audited.program.jaxpr.jaxpr):
+            place, name = _users(path), CALLS[path[-1].primitive.name]
+            if place is None:
+                continue
+            if any(is_backward(each) for each in path):
+                misplaced.setdefault(place, name)
+            else:
+                told.setdefault(place, name)
+        if misplaced:
+            # The lines that ask for a callback; none is the user's where a library asks backward.
+            name = next(iter(misplaced.values()))
+            for place in audited.program.callbacks or misplaced:
+                told.setdefault(place, name)
         for place, name in told.items():
             message = (
                 f"{name} inside of the program: in each call the device hands arrays to Python on "
@@ -51,20 +58,13 @@ _FIX = (
 )
 
 
-def _calls(jaxpr: Any, path: list[Any]) -> Iterator[list[Any]]:
-    for equation in jaxpr.eqns:
-        here = [*path, equation]
-        if equation.primitive.name in _CALLS:
-            yield here
-        for value in equation.params.values():
-            for inner in inner_jaxprs(value):
-                yield from _calls(inner, here)
-
-
 def _users(path: list[Any]) -> Place | None:
     """The user's line; `None` where a library calls back, such as `eqx.error_if`."""
-    libraries = [frame.library for frame in path_frames(path)]
-    last = next((at for at in reversed(range(len(libraries))) if libraries[at] is None), None)
-    if last is None or any(each not in _OWN for each in libraries[last + 1 :]):
+    found = path_frames(path)
+    last = next((at for at in reversed(range(len(found))) if found[at].library is None), None)
+    if last is None:
+        return None
+    own = [frame for frame in found[last + 1 :] if frame.library not in _OWN]
+    if own and _FOR_DEBUGGING not in own[0].code.co_filename:
         return None
     return user_place(path)

@@ -1,0 +1,52 @@
+"""The random states of the host: whether they were drawn from, and putting them back."""
+
+import contextlib
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+Print = tuple[Any, ...]
+"""What tells one state from another."""
+
+
+def state_of(generator: Any) -> Any:
+    """The state of one generator."""
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state()
+    return generator.getstate()
+
+
+def _set_state(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, np.random.RandomState):
+        generator.set_state(state)
+    else:
+        generator.setstate(state)
+
+
+def fingerprint(generators: Iterable[Any]) -> Print:
+    """What is other once one of them, or a global one, was drawn from."""
+    of_numpy: Any = np.random.get_state()  # noqa: NPY002
+    of_others = tuple(repr(state_of(each)) for each in generators)
+    return of_numpy[1].tobytes(), of_numpy[2:], random.getstate(), of_others
+
+
+@contextlib.contextmanager
+def random_states_kept(generators: Iterable[Any]) -> Iterator[None]:
+    """What the function draws on the host is drawn again by the user."""
+    generators = [each for each in generators if not isinstance(each, random.SystemRandom)]
+    of_numpy = np.random.get_state()  # noqa: NPY002
+    of_python = random.getstate()
+    of_others = [state_of(each) for each in generators]
+    try:
+        yield
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
+        for each, state in zip(generators, of_others, strict=True):
+            _set_state(each, state)
