@@ -68,6 +68,8 @@ def test_a_wrong_line_gets_its_place_the_cause_a_fix_and_the_page(case):
     for piece in case.said:
         assert piece in text, note
     assert "Fix: " in text
+    # Code stays on one line.
+    assert all(line.count("`") % 2 == 0 for line in note.splitlines()), note
     assert f"See: guides/common-errors/#{case.anchor}" in text
 
 

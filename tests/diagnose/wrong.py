@@ -545,6 +545,15 @@ def index_with_the_batch():
     jax.vmap(lambda x: x[:, 0])(jnp.ones((8, 5)))  # here
 
 
+@raises(TypeError, "shapes-that-do-not-fit", "single number", "for one of 8 at a time")
+def unpacked_under_vmap():
+    def f(example):
+        x, y = example  # here
+        return x + y
+
+    jax.vmap(f)(jnp.ones(8))
+
+
 @raises(ValueError, "shapes-that-do-not-fit", "`j` of the `einsum`", "of 3 in one")
 def einsum_under_vmap():
     w = jnp.ones((4, 3))

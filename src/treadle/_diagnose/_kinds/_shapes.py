@@ -83,6 +83,11 @@ _RULES = (
         ),
     ),
     (
+        r"iteration over a 0-d array",
+        "A single number is taken apart or iterated over, and it has no axes.",
+        "use it as it is; `jnp.atleast_1d(x)` gives it an axis.",
+    ),
+    (
         r"axis -?\d+ is out of bounds for array of dimension \d+",
         "An axis is named that the array does not have.",
         (
