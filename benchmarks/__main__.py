@@ -16,7 +16,7 @@ from .measures import MEASURES
 # The load above which a machine is not idle.
 _QUIET = 0.7
 # Of these the tests run a short form already, so that `all --smoke` need not.
-_IN_TESTS = ("audit", "corruption", "kills")
+_IN_TESTS = ("audit", "corruption", "kills", "rules")
 # Of tables that are written to a file or a pipe.
 _WIDTH = 140
 

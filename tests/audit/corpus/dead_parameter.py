@@ -101,6 +101,25 @@ def clipped_after_the_decay_and_skipped_if_not_finite():
 
 
 @case(_DEAD)
+def a_factor_for_all_updates_by_hand():
+    optimizer = optax.adamw(1e-3)
+
+    @jax.jit
+    def step(p, opt_state, x, y):
+        def loss(p):
+            return cross_entropy(_hidden(p, x) @ p["w2"] + p["b2"], y)
+
+        value, grads = jax.value_and_grad(loss)(p)
+        updates, opt_state = optimizer.update(grads, opt_state, p)
+        factor = jnp.minimum(1.0, 1.0 / optax.tree.norm(updates))
+        updates = jax.tree.map(lambda leaf: factor * leaf, updates)
+        return optax.apply_updates(p, updates), opt_state, value  # expect: dead-parameter
+
+    p = {**params(), "unused": jnp.ones((3, 3))}
+    return step, p, optimizer.init(p), *batch()
+
+
+@case(_DEAD)
 def features_that_are_stopped_in_the_loss():
     @eqx.filter_jit
     def step(model, opt_state, x, y):
