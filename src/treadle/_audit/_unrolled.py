@@ -139,11 +139,13 @@ class Size(NamedTuple):
     Attributes:
         equations: It and those of its inner programs.
         work: Operations.
+        products: Those of matrix products and convolutions.
         moves: Whether it only moves elements, or counts places.
     """
 
     equations: int
     work: float
+    products: float
     moves: bool
 
 
@@ -157,12 +159,15 @@ class Sizes:
         """The size of an equation."""
         inner = list(_inner(equation))
         if not inner:
-            return Size(1, _work(equation), _only_moves(equation))
+            work = _work(equation)
+            products = work if equation.primitive.name in _PRODUCTS else 0.0
+            return Size(1, work, products, _only_moves(equation))
         parts = [self._program(each) for each in inner]
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
         return Size(
             1 + sum(part.equations for part in parts),
             times * sum(part.work for part in parts),
+            times * sum(part.products for part in parts),
             all(part.moves for part in parts),
         )
 
@@ -172,6 +177,7 @@ class Sizes:
             self._known[id(jaxpr)] = Size(
                 sum(part.equations for part in parts),
                 sum(part.work for part in parts),
+                sum(part.products for part in parts),
                 all(part.moves for part in parts),
             )
         return self._known[id(jaxpr)]
@@ -484,15 +490,17 @@ class _Search:
         return tuple(root for root in roots if root not in self._maker)
 
     def _place(self, group: _Group, members: list[int]) -> Place:
-        """The first of the lines that do most."""
+        """The first of the lines that do most: of matrix products, where there are any."""
         depth = group.loop.depth
-        by_line: dict[Place, float] = {}
+        by_line: dict[Place, tuple[float, float]] = {}
         for at in members:
-            place = self._stacks[at].places[depth]
-            by_line[place] = by_line.get(place, 0.0) + self._size(at).work
-        most = max(by_line.values())
+            place, size = self._stacks[at].places[depth], self._size(at)
+            products, work = by_line.get(place, (0.0, 0.0))
+            by_line[place] = products + size.products, work + size.work
+        which = 0 if any(products for products, _ in by_line.values()) else 1
+        most = max(sums[which] for sums in by_line.values())
         return min(
-            (place for place, work in by_line.items() if 2 * work >= most),
+            (place for place, sums in by_line.items() if 2 * sums[which] >= most),
             key=lambda place: place.line,
         )
 
