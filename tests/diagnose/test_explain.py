@@ -120,6 +120,20 @@ def test_both_places_of_a_key_outside_of_compiled_functions():
     assert f"that was consumed before at {HERE}:{first}" in in_one_line(note)
 
 
+def test_shapes_that_are_of_one_example_already_are_not_cut():
+    y = jnp.ones((8, 3))
+    # Inside of the inner program nothing is batched, and 8 is an axis of the example's own.
+    inner = jax.jit(lambda z: jax.lax.add(z, y))
+
+    def run():
+        jax.vmap(lambda x: inner(x[:, :4]))(jnp.ones((8, 8, 5)))
+
+    error, note = explained(run)
+    assert "(8, 4), (8, 3)" in str(error)
+    assert "of one example they are" not in note
+    assert "`z` is float32[8,4] and `y` is float32[8,3]" in in_one_line(note)
+
+
 def test_the_error_stays_what_it_was():
     held = ValueError("shape (3,) is not my size")
 
