@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from .._jaxpr import primitives
 from ._audited import Audited
@@ -154,7 +155,8 @@ def _acts_as_parameters(argument: Argument, table: _Table, seen: BatchAxes) -> b
     own = {leaf.index for leaf in argument.leaves}
 
     def is_own(axis: int) -> bool:
-        return table.axes[axis].leaf.index in own
+        leaf = table.axes[axis].leaf
+        return leaf.index in own and jnp.issubdtype(leaf.aval.dtype, jnp.inexact)
 
     if any(is_own(axis) for axis in seen.kernels):
         return True
