@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -441,6 +442,13 @@ def multiplied():
         return x
 
     f(jnp.ones((3, 3)), 1, 2.0)
+
+
+@raises(TypeError, "jax-arrays-are-immutable", "`x = x.at[i].set(value)`")
+def assigned_by_a_library():
+    # Not by the assignment on the line.
+    found = {}
+    found["order"] = random.shuffle(jnp.arange(3))  # pyright: ignore[reportArgumentType]  # here
 
 
 @raises(
