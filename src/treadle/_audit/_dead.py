@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ._audited import Audited
 from ._cuts import Cut, Cuts
+from ._derivatives import differentiates
 from ._owners import Owners
 from ._private import is_array_of_keys
 from ._program import Leaf, leaves_of
@@ -102,7 +103,8 @@ class _Search:
             return False
         if new.cut and index not in self.alive and new.carries >> index & 1:
             return self.of_step or old.aval.size > 1
-        if self.of_step or old.aval.size <= 1:
+        # Where older JAX does not say what is a gradient, nothing is known of constant ones.
+        if self.of_step or old.aval.size <= 1 or not self.program.trains:
             return False
         own = new.carries >> index & 1 and new.same != index
         return bool(own) and bool(self.alive) and index not in self.moving
@@ -110,7 +112,8 @@ class _Search:
     @functools.cached_property
     def suspects(self) -> list[int]:
         """What is updated and does not learn, those that belong to others left out."""
-        if self.zeros.writes or not self.program.trains:
+        trains = self.program.trains or differentiates(self.program.jaxpr.jaxpr)
+        if self.zeros.writes or not trains:
             return []
         if self.of_step:
             trained = (at for at, (old, _) in self.pairs.items() if old.path.startswith(_TRAINED))

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from .._jaxpr import inner_jaxprs
 from ._private import raw_frames
 from ._source import frames
 
@@ -17,6 +18,15 @@ def is_differentiated(equation: Any) -> bool:
         return True
     # Older JAX names no transformations outside of named scopes.
     return not stack and any(_is_of_derivatives(raw.code) for raw in raw_frames(equation))
+
+
+def differentiates(jaxpr: Any) -> bool:
+    """Whether anything in a program is differentiated."""
+    return any(
+        is_differentiated(equation)
+        or any(differentiates(inner) for p in equation.params.values() for inner in inner_jaxprs(p))
+        for equation in jaxpr.eqns
+    )
 
 
 def is_zero_of_derivative(equation: Any) -> bool:
