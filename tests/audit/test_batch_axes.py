@@ -130,6 +130,12 @@ def test_what_happens_to_axes():
     assert seen_of(lambda x, key: jax.lax.map(jnp.sum, x)).mapped == {0}
     assert seen_of(lambda x, key: jnp.cumsum(x, axis=1)).mixed == {1}
     assert seen_of(lambda x, key: x @ x.T).crossed == {(0, 0)}
+
+    def normed(x, key):
+        return x - jax.lax.pmean(x, "batch")
+
+    seen = seen_of(lambda x, key: jax.vmap(lambda x: normed(x, key), axis_name="batch")(x))
+    assert seen.together(0) != seen.together(1)
     both = seen_of(lambda x, key: x[:4] + x.T[:, :4])
     assert both.together(0) == both.together(1)
 

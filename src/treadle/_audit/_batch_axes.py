@@ -587,13 +587,12 @@ class BatchAxes:
         return [spread_of(())._replace(over=frozenset(map(str, names)))]
 
     def _over_devices(self, equation: Any, values: list[Spread], path: Path) -> list[Spread]:
-        """A sum or another reduction over devices."""
-        names = frozenset(str(each) for each in equation.params["axes"])
+        """A sum or another reduction over devices, or over an axis that `vmap` named."""
+        axes = equation.params["axes"]
+        names = frozenset(str(each) for each in axes if not isinstance(each, int))
+        places = [each for each in axes if isinstance(each, int)]
         return [
-            moved(value, _same(out.aval.shape), out.aval.shape)._replace(
-                over=value.over - names, draws=()
-            )
-            for value, out in zip(values, equation.outvars, strict=True)
+            without(value, places)._replace(over=value.over - names, draws=()) for value in values
         ]
 
 
