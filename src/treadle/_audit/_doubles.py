@@ -61,6 +61,11 @@ def is_double(aval: Any) -> bool:
     return getattr(aval, "dtype", None) in DOUBLES and not getattr(aval, "weak_type", False)
 
 
+def _is_count(aval: Any) -> bool:
+    dtype = getattr(aval, "dtype", None)
+    return isinstance(dtype, np.dtype) and dtype.kind in "biu"
+
+
 def _text(atom: Any) -> str:
     return f"{atom.aval.dtype}{list(atom.aval.shape)}"
 
@@ -131,7 +136,10 @@ class _Search(Facts[Fact]):
         arrays = [atom for atom in (*equation.invars, *made) if is_double(atom.aval)]
         if fact is not None and not moves and any(atom.aval.size > 1 for atom in arrays):
             self.found.update(dict.fromkeys(fact.origins))
-        return [fact if is_double(out.aval) else None for out in equation.outvars]
+        # What is compared or counted hands on where it came from.
+        return [
+            fact if is_double(out.aval) or _is_count(out.aval) else None for out in equation.outvars
+        ]
 
 
 def _inner(equation: Any) -> list[Any]:

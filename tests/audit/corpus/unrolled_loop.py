@@ -214,10 +214,8 @@ def checkpointed_calls_in_the_loss():
 def folded_by_reduce():
     @jax.jit
     def run(w, xs):
-        start = jnp.zeros(4)
-        return functools.reduce(
-            lambda h, x: jnp.tanh(w @ h + x), xs, start
-        )  # expect: unrolled-loop
+        h0 = jnp.zeros(4)
+        return functools.reduce(lambda h, x: jnp.tanh(w @ h + x), xs, h0)  # expect: unrolled-loop
 
     return run, jnp.ones((4, 4)), batch(8)[0]
 
