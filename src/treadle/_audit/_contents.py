@@ -90,7 +90,7 @@ def _of_function(function: Any) -> dict[Any, Any] | None:
 def _of_lru(wrapper: Any) -> dict[Any, Any]:
     """Only what leaks: that a result is kept for the next time is what a cache is for."""
     kept = [each for each in gc.get_referents(wrapper) if each is not wrapper.__wrapped__]
-    return {"its cache": kept} if any(has_tracer(each) for each in kept) else {}
+    return {id(each): each for each in kept if has_tracer(each)}
 
 
 def _of_variables(variables: Variables) -> dict[Any, Any]:

@@ -97,5 +97,5 @@ def _name(holder: Holder, key: Any) -> str:
     if isinstance(value, Variables):
         return f"{holder.name}.{key}" if holder.name else str(key)
     plain = isinstance(key, str) and not isinstance(value, dict)
-    attribute = plain and key not in ("", "cell_contents", "its cache")
+    attribute = plain and key not in ("", "cell_contents")
     return f"{holder.name}.{key}" if attribute else holder.name

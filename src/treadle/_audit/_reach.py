@@ -58,7 +58,8 @@ class Reach:
             self._waiting.append((root, "", True))
         while self._waiting and len(self._seen) < _MOST:
             value, name, owned = self._waiting.popleft()
-            if isinstance(value, _LEAVES) or id(value) in self._seen:
+            # A module is looked at anew by each function, for what that one names of it.
+            if isinstance(value, (*_LEAVES, types.ModuleType)) or id(value) in self._seen:
                 continue
             self._seen[id(value)] = value
             self._waiting.extend(self._visit(value, name, owned))
@@ -82,8 +83,6 @@ class Reach:
             yield from ((each, name or "a bound argument", owned) for each in parts)
         elif isinstance(value, type):
             yield from self._class(value)
-        elif isinstance(value, types.ModuleType):
-            return
         elif isinstance(value, (list, dict, tuple, set, frozenset, collections.deque)):
             if owned:
                 self._hold(value, name)
@@ -110,6 +109,7 @@ class Reach:
             yield from self._variables(code, function.__globals__)
         for name, cell in cells:
             for each in (content_of(cell) or {}).values():
+                yield from self._module(each, name, code) if owned else ()
                 yield each, name, owned
         if hasattr(function, "__wrapped__"):
             yield function.__wrapped__, function.__name__, owned
@@ -124,17 +124,20 @@ class Reach:
         stored = stored_globals(code)
         if stored:
             self._hold(Variables(variables, stored), "")
-        names = global_names(code)
-        for name in names & variables.keys():
+        for name in global_names(code) & variables.keys():
             value = variables[name]
-            file = getattr(value, "__file__", None)
-            own = isinstance(value, types.ModuleType) and (
-                library_of(file) is None if file else value.__spec__ is None
-            )
-            if own and id(value) not in self._seen:
-                self._hold(Variables(vars(value), names), name)
-                yield from ((vars(value)[each], each, True) for each in names & vars(value).keys())
+            yield from self._module(value, name, code)
             yield value, name, True
+
+    def _module(self, module: Any, name: str, code: Any) -> Iterator[tuple[Any, str, bool]]:
+        """What a function names of a module of the user's."""
+        if not isinstance(module, types.ModuleType):
+            return
+        file = getattr(module, "__file__", None)
+        if library_of(file) is None if file else module.__spec__ is None:
+            names = global_names(code)
+            self._hold(Variables(vars(module), names), name)
+            yield from ((vars(module)[each], each, True) for each in names & vars(module).keys())
 
     def _class(self, kind: type) -> Iterator[tuple[Any, str, bool]]:
         if is_users(kind):

@@ -3,6 +3,7 @@
 
 import functools
 import itertools
+import logging
 import random
 import time
 
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import checkify
 
 import treadle
 
@@ -195,3 +197,108 @@ def right_custom_derivatives_and_checkpoints():
         return eqx.apply_updates(model, updates), opt_state, value
 
     return step, *net(), *batch(), jax.random.key(0)
+
+
+@case(_IMPURE)
+def a_coin_that_falls_twice_alike():
+    random.seed(0)  # Heads, heads, tails.
+
+    @jax.jit
+    def step(w, x):
+        if random.random() > 0.5:
+            x = x[:, ::-1]  # expect: impure-trace
+        return _descent(w, x)
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_IMPURE)
+def a_duration_among_the_metrics():
+    @jax.jit
+    def step(w, x):
+        start = time.perf_counter()
+        w = _descent(w, x)
+        return w, {"seconds": time.perf_counter() - start}  # expect: impure-trace
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_IMPURE)
+def an_array_that_a_scan_is_given():
+    @jax.jit
+    def step(w, x):
+        def turn(w, row):
+            noise = np.random.normal(size=4).astype(np.float32)
+            row = row + noise  # expect: impure-trace
+            return w - 0.01 * jnp.outer(row, row @ w), None
+
+        return jax.lax.scan(turn, w, x)[0]
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_IMPURE)
+def an_array_in_one_branch():
+    @jax.jit
+    def step(w, x, noisy):
+        def shaken(x):
+            return x + np.random.normal(size=4).astype(np.float32)  # expect: impure-trace
+
+        return _descent(w, jax.lax.cond(noisy, shaken, lambda x: x, x))
+
+    return step, jnp.ones((4, 2)), batch()[0], jnp.asarray(True)
+
+
+@case(_IMPURE)
+def noise_in_the_rule_of_a_gradient():
+    @jax.custom_vjp
+    def rounded(x):
+        return jnp.round(x)
+
+    def forward(x):
+        return jnp.round(x), None
+
+    def backward(_, g):
+        return (g * np.random.uniform(0.9, 1.1),)  # expect: impure-trace
+
+    rounded.defvjp(forward, backward)
+
+    @jax.jit
+    def step(w, x):
+        return w - 0.01 * jax.grad(lambda w: jnp.mean(rounded(x @ w) ** 2))(w)
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_IMPURE)
+def a_function_that_makes_the_noise():
+    def noise_like(x):
+        return jnp.asarray(np.random.normal(size=x.shape), x.dtype)  # expect: impure-trace
+
+    @jax.jit
+    def step(w, x):
+        return _descent(w, x + noise_like(x))
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_IMPURE)
+def right_checks_whose_numbers_jax_counts():
+    def checked(w, x):
+        loss, grads = jax.value_and_grad(lambda w: jnp.mean((x @ w) ** 2))(w)
+        checkify.check(jnp.isfinite(loss), "the loss is {}", loss)
+        return w - 0.01 * grads
+
+    return jax.jit(checkify.checkify(checked), donate_argnums=0), jnp.ones((4, 2)), batch()[0]
+
+
+@case(_IMPURE)
+def right_a_clock_that_is_only_logged():
+    @jax.jit
+    def step(w, x):
+        start = time.perf_counter()
+        w = _descent(w, x)
+        logging.getLogger(__name__).debug("traced in %s s", time.perf_counter() - start)
+        return w
+
+    return step, jnp.ones((4, 2)), batch()[0]

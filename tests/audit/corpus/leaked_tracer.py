@@ -1,5 +1,9 @@
 """Steps that store intermediate values outside, and steps that return them."""
 
+import contextvars
+import functools
+import types
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -170,3 +174,91 @@ def right_aux_of_treadle():
 
     step = treadle.TrainStep(loss_fn, optax.sgd(0.1))
     return step, step.init(net()[0], key=jax.random.key(0)), batch()
+
+
+@case(_LEAKED)
+def a_dictionary_that_is_asked_first():
+    known = {}
+
+    def normalised(w):
+        if "w" not in known:
+            known["w"] = w / jnp.linalg.norm(w)  # expect: leaked-tracer
+        return known["w"]
+
+    @jax.jit
+    def step(w, x):
+        return w - 0.01 * x.T @ (x @ normalised(w))
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_LEAKED)
+def a_cached_table():
+    @functools.cache
+    def table(size):
+        return jnp.sin(jnp.arange(size, dtype=jnp.float32))
+
+    @jax.jit
+    def step(w, x):
+        x = x + table(4)  # expect: leaked-tracer
+        return _descent(w, x)
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_LEAKED)
+def a_hook_that_captures():
+    hooks = []
+
+    @jax.jit
+    def step(w, x):
+        loss = jnp.mean((x @ w) ** 2)
+        hooks.append(lambda: loss)  # expect: leaked-tracer
+        return _descent(w, x)
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_LEAKED)
+def an_activation_that_a_layer_keeps():
+    kept = types.SimpleNamespace(hidden=None)
+
+    class Layer(eqx.Module):
+        weight: jax.Array
+
+        def __call__(self, x):
+            kept.hidden = x @ self.weight  # expect: leaked-tracer
+            return kept.hidden
+
+    @eqx.filter_jit
+    def step(layer, x):
+        grads = eqx.filter_grad(lambda layer: jnp.mean(layer(x) ** 2))(layer)
+        return eqx.apply_updates(layer, jax.tree.map(lambda g: -0.01 * g, grads))
+
+    return step, Layer(jnp.ones((4, 2))), batch()[0]
+
+
+@case(_LEAKED)
+def a_context_variable():
+    last = contextvars.ContextVar("last", default=None)
+
+    @jax.jit
+    def step(w, x):
+        last.set(jnp.mean((x @ w) ** 2))  # expect: leaked-tracer
+        return _descent(w, x)
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_LEAKED)
+def right_a_table_that_is_cached_outside_of_the_trace():
+    @functools.cache
+    def table(size):
+        with jax.ensure_compile_time_eval():
+            return jnp.sin(jnp.arange(size, dtype=jnp.float32))
+
+    @jax.jit
+    def step(w, x):
+        return _descent(w, x + table(4))
+
+    return step, jnp.ones((4, 2)), batch()[0]

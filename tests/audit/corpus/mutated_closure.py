@@ -190,3 +190,118 @@ def right_equinox():
         return eqx.apply_updates(model, updates), opt_state, value
 
     return step, *net(), *batch(), jax.random.key(0)
+
+
+@case(_MUTATED)
+def an_attribute_of_the_function():
+    def step(w, x):
+        step.calls += 1  # expect: mutated-closure
+        return _descent(w, x)
+
+    step.calls = 0
+    return jax.jit(step), jnp.ones((4, 2)), batch()[0]
+
+
+@case(_MUTATED)
+def a_list_among_the_defaults_of_a_helper():
+    def loss(w, x, shapes=[]):  # noqa: B006
+        shapes.append(x.shape)  # expect: mutated-closure
+        return jnp.mean((x @ w) ** 2)
+
+    @jax.jit
+    def step(w, x):
+        return w - 0.01 * jax.grad(loss)(w, x)
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_MUTATED)
+def a_logger_of_the_trainer():
+    class Logger:
+        def __init__(self):
+            self.rows = []
+
+        def log(self, *names):
+            self.rows.append(names)  # expect: mutated-closure
+
+    class Trainer:
+        def __init__(self):
+            self.logger = Logger()
+
+        def step(self, w, x):
+            self.logger.log("loss")
+            return _descent(w, x)
+
+    return jax.jit(Trainer().step), jnp.ones((4, 2)), batch()[0]
+
+
+@case(_MUTATED)
+def a_counter_of_the_models_class():
+    class Layer(eqx.Module):
+        weight: jax.Array
+
+        def __call__(self, x):
+            Layer.calls += 1  # expect: mutated-closure
+            return x @ self.weight
+
+    Layer.calls = 0
+
+    @eqx.filter_jit
+    def step(layer, x):
+        grads = eqx.filter_grad(lambda layer: jnp.mean(layer(x) ** 2))(layer)
+        return eqx.apply_updates(layer, jax.tree.map(lambda g: -0.01 * g, grads))
+
+    return step, Layer(jnp.ones((4, 2))), batch()[0]
+
+
+@case(_MUTATED, needs="flax")
+def a_list_that_a_flax_module_appends_to():
+    import flax.linen as nn
+
+    shapes = []
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            shapes.append(x.shape)  # expect: mutated-closure
+            return nn.Dense(2)(x)
+
+    model, x = Net(), batch()[0]
+    params = model.init(jax.random.key(0), x)
+
+    @jax.jit
+    def step(params, x):
+        grads = jax.grad(lambda p: jnp.mean(model.apply(p, x) ** 2))(params)
+        return jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
+
+    return step, params, x
+
+
+@case(_MUTATED)
+def a_table_that_is_kept():
+    tables = {}
+
+    def table(size):
+        if size not in tables:
+            tables[size] = np.tril(np.ones((size, size), np.float32))  # expect: mutated-closure
+        return tables[size]
+
+    @jax.jit
+    def step(w, x):
+        return _descent(w, table(x.shape[0]) @ x)
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_MUTATED)
+def right_a_stack_that_is_popped():
+    stack = []
+
+    @jax.jit
+    def step(w, x):
+        stack.append("step")
+        w = _descent(w, x)
+        stack.pop()
+        return w
+
+    return step, jnp.ones((4, 2)), batch()[0]

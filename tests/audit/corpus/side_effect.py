@@ -178,3 +178,36 @@ def right_a_treadle_step_that_checks_what_is_finite():
 
     step = treadle.TrainStep(loss_fn, optax.sgd(0.1), nonfinite="raise")
     return step, step.init(net()[0], key=jax.random.key(0)), batch()
+
+
+@case(_EFFECT)
+def a_print_in_the_rule_of_a_gradient():
+    @jax.custom_vjp
+    def watched(x):
+        return x
+
+    def forward(x):
+        return x, None
+
+    def backward(_, g):
+        jax.debug.print("{}", jnp.max(g))  # expect: side-effect
+        return (g,)
+
+    watched.defvjp(forward, backward)
+
+    @jax.jit
+    def step(w, x):
+        return w - 0.01 * jax.grad(lambda w: jnp.mean(watched(x @ w) ** 2))(w)
+
+    return step, jnp.ones((4, 2)), batch()[0]
+
+
+@case(_EFFECT)
+def a_breakpoint_of_equinox():
+    @jax.jit
+    def step(w, x):
+        w = _descent(w, x)
+        eqx.debug.breakpoint_if(jnp.any(jnp.isnan(w)))  # expect: side-effect
+        return w
+
+    return step, jnp.ones((4, 2)), batch()[0]
