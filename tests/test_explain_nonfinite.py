@@ -172,6 +172,17 @@ def test_infinities_that_are_meant():
     assert report.then is None
 
 
+def test_of_a_selection_what_was_chosen_counts():
+    def loss(model, x, key):
+        value = -jnp.abs(total(model, x)) - 1
+        first = jnp.log(value)
+        return jnp.where(value < 0, jnp.sqrt(value), first)  # here: chosen
+
+    report = explained(loss)
+    assert report.operation.primitive == "sqrt"
+    assert_at(report.operation, "chosen")
+
+
 class Buffered(eqx.Module):
     weight: jax.Array
     mask: jax.Array
@@ -199,6 +210,14 @@ def scanned(model, x, key):
         return carry * jnp.exp(rate), carry  # here: scan
 
     return jax.lax.scan(body, total(model, x) ** 2 + 1, jnp.arange(40.0))[0]
+
+
+def scanned_back(model, x, key):
+    def body(carry, rate):
+        return carry * jnp.exp(rate), carry  # here: reverse
+
+    start = total(model, x) ** 2 + 1
+    return jax.lax.scan(body, start, jnp.arange(40.0), reverse=True)[0]
 
 
 def counted(model, x, key):
@@ -239,6 +258,7 @@ def backwards(model, x, key):
     ("loss", "name", "turns", "where"),
     [
         (scanned, "scan", (13,), "forward"),
+        (scanned_back, "reverse", (37,), "forward"),
         (counted, "while", (12,), "forward"),
         (branched, "cond", (), "forward"),
         (rematerialised, "remat", (), "forward"),

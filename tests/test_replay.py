@@ -111,9 +111,16 @@ def test_the_first_bad_step_is_found(run, before):
         treadle.replay(run[0], STEP, state=start(), data=arrays(), num_steps=BAD)
 
 
-@pytest.mark.parametrize("at", [6, 7, 5, 3])
-def test_any_step_behind_a_checkpoint(run, at):
+@pytest.mark.parametrize(("at", "steps"), [(6, 0), (7, 1), (5, 2), (3, 0)])
+def test_any_step_behind_a_checkpoint(run, at, steps, monkeypatch):
+    taken = []
+    again = treadle.TrainStep._replayed
+    monkeypatch.setattr(
+        treadle.TrainStep, "_replayed", lambda *given: taken.append(1) or again(*given)
+    )
     state, batch = treadle.replay(run[0], STEP, state=start(), data=arrays(), at=at)
+    # From the nearest checkpoint: they are of the steps 3 and 6.
+    assert len(taken) == steps
     expected, _ = treadle.fit(STEP, start(), arrays(), num_steps=at, progress=False)
     assert_same(state, expected)
     assert_same(batch, listed()[at])
