@@ -93,7 +93,9 @@ def fit(
     Returns:
         The state at the end, and the history. Ctrl-C or SIGTERM ends the training after the step
         under way, with a checkpoint where there is a place for it; `history.stopped` says why. A
-        second Ctrl-C raises `KeyboardInterrupt` at once.
+        second Ctrl-C raises `KeyboardInterrupt` at once. A program that the step compiles a second
+        time is a warning of the logger "treadle", with its cause; at the end there is the total of
+        what was compiled, and `history.compilations`.
 
     Raises:
         ArgumentTypeError, ArgumentValueError: An argument cannot be used.
@@ -102,7 +104,8 @@ def fit(
         DataError: There is no data, or it cannot be put back to where a checkpoint was written.
         CheckpointError: The newest checkpoint does not fit the state, one could not be written, or
             another process is training in that folder.
-        NonFiniteError: A loss or gradient was NaN or infinite (`nonfinite="raise"`).
+        NonFiniteError: A loss or gradient was NaN or infinite (`nonfinite="raise"`). The message has
+            the call of `treadle.replay` that brings back the state from before.
         ConsumedStateError: The state was consumed before.
 
     Example:
