@@ -253,6 +253,8 @@ def _is_final(equation: Any, jaxpr: Any, came: dict[Any, _Came], zeros: set[Any]
     ]
     used = {id(atom) for each in jaxpr.eqns for atom in each.invars}
     used |= {id(atom) for atom in jaxpr.outvars}
+    if not any(id(out) in used for out in equation.outvars):
+        return False
     for atom in taken:
         if any(atom is out for out in jaxpr.outvars):
             return False

@@ -334,6 +334,76 @@ def an_average_of_itself():
     return step, {"params": params(), "mean": params()}, *batch()
 
 
+@case(_DEAD, needs="flax")
+def flax_a_layer_that_is_called_for_nothing():
+    import flax.linen as nn
+    from flax.training import train_state
+
+    class Classifier(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            hidden = nn.relu(nn.Dense(8)(x))
+            nn.relu(nn.Dense(5)(hidden))
+            return nn.Dense(3)(hidden)
+
+    model = Classifier()
+    p = model.init(jax.random.key(0), batch()[0])["params"]
+
+    @jax.jit
+    def step(state, x, y):
+        def loss(p):
+            return cross_entropy(state.apply_fn({"params": p}, x), y)
+
+        value, grads = jax.value_and_grad(loss)(state.params)
+        return state.apply_gradients(grads=grads), value  # expect: dead-parameter
+
+    state = train_state.TrainState.create(apply_fn=model.apply, params=p, tx=_DECAYING)
+    return step, state, *batch()
+
+
+@case(_DEAD, needs="flax")
+def flax_features_that_are_stopped():
+    import flax.linen as nn
+
+    class Classifier(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            hidden = nn.relu(nn.Dense(8)(x))
+            hidden = jax.lax.stop_gradient(hidden)  # expect: dead-parameter
+            return nn.Dense(3)(hidden)
+
+    model = Classifier()
+    p = model.init(jax.random.key(0), batch()[0])
+
+    @jax.jit
+    def step(p, opt_state, x, y):
+        value, grads = jax.value_and_grad(lambda p: cross_entropy(model.apply(p, x), y))(p)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state)
+        return optax.apply_updates(p, updates), opt_state, value
+
+    return step, p, OPTIMIZER.init(p), *batch()
+
+
+@case(_DEAD, needs="haiku")
+def haiku_a_head_that_is_dropped():
+    import haiku as hk
+
+    def forward(x):
+        hidden = jax.nn.relu(hk.Linear(8)(x))
+        return hk.Linear(3)(hidden), hk.Linear(2, name="value")(hidden)
+
+    model = hk.without_apply_rng(hk.transform(forward))
+    p = model.init(jax.random.key(0), batch()[0])
+
+    @jax.jit
+    def step(p, opt_state, x, y):
+        value, grads = jax.value_and_grad(lambda p: cross_entropy(model.apply(p, x)[0], y))(p)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state)
+        return optax.apply_updates(p, updates), opt_state, value  # expect: dead-parameter
+
+    return step, p, OPTIMIZER.init(p), *batch()
+
+
 # -- right ----------------------------------------------------------------------------------------
 
 
@@ -588,3 +658,57 @@ def right_statistics_of_a_batch():
     model = norm, eqx.nn.Linear(4, 3, key=jax.random.key(0))
     model, opt_state = _with(model)
     return step, model, state, opt_state, *batch()
+
+
+@case(_DEAD, needs="flax")
+def flax_right_a_buffer_and_statistics():
+    import flax.linen as nn
+
+    class Waves(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            frequencies = self.param("frequencies", nn.initializers.normal(), (4, 4))
+            return x + jax.lax.stop_gradient(jnp.sin(x @ frequencies))
+
+    class Classifier(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(nn.BatchNorm(use_running_average=False)(Waves()(x)))
+
+    model = Classifier()
+    variables = model.init(jax.random.key(0), batch()[0])
+
+    @jax.jit
+    def step(p, statistics, opt_state, x, y):
+        def loss(p):
+            known = {"params": p, "batch_stats": statistics}
+            logits, new = model.apply(known, x, mutable=["batch_stats"])
+            return cross_entropy(logits, y), new["batch_stats"]
+
+        (value, new), grads = jax.value_and_grad(loss, has_aux=True)(p)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state)
+        return optax.apply_updates(p, updates), new, opt_state, value
+
+    p = variables["params"]
+    return step, p, variables["batch_stats"], OPTIMIZER.init(p), *batch()
+
+
+@case(_DEAD, needs="haiku")
+def haiku_right_random_features():
+    import haiku as hk
+
+    class RandomFeatures(hk.Module):
+        def __call__(self, x):
+            weights = hk.get_parameter("w", (4, 8), init=hk.initializers.RandomNormal())
+            return jax.lax.stop_gradient(jnp.cos(x @ weights))
+
+    model = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(3)(RandomFeatures()(x))))
+    p = model.init(jax.random.key(0), batch()[0])
+
+    @jax.jit
+    def step(p, opt_state, x, y):
+        value, grads = jax.value_and_grad(lambda p: cross_entropy(model.apply(p, x), y))(p)
+        updates, opt_state = OPTIMIZER.update(grads, opt_state)
+        return optax.apply_updates(p, updates), opt_state, value
+
+    return step, p, OPTIMIZER.init(p), *batch()
