@@ -104,8 +104,8 @@ def fit(
         DataError: There is no data, or it cannot be put back to where a checkpoint was written.
         CheckpointError: The newest checkpoint does not fit the state, one could not be written, or
             another process is training in that folder.
-        NonFiniteError: A loss or gradient was NaN or infinite (`nonfinite="raise"`). The message has
-            the call of `treadle.replay` that brings back the state from before.
+        NonFiniteError: A loss or gradient was NaN or infinite (`nonfinite="raise"`). The message
+            has the call of `treadle.replay` that brings back the state from before.
         ConsumedStateError: The state was consumed before.
 
     Example:
