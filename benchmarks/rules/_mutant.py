@@ -16,7 +16,8 @@ class Mutant(NamedTuple):
         file: Where, from `src/treadle/_audit`.
         old: What stands there, once.
         new: What stands there instead.
-        step: The step of the corpus that is tried first, because it should notice.
+        step: The step of the corpus that is tried first, because it should notice; the rule's, or
+            where it has none of the name another rule's.
     """
 
     rule: str

@@ -163,7 +163,7 @@ MUTANTS = (
         "_rules/_mutated_closure.py",
         "if not change.leaks:",
         "if True:",
-        "right lists of its own",
+        "a history of losses",
     ),
     Mutant(
         "leaked-tracer",
@@ -187,7 +187,7 @@ MUTANTS = (
         "_rules/_leaked_tracer.py",
         "if change.leaks:",
         "if True:",
-        "right activations of a scan",
+        "a list of the closure",
     ),
     # -- loops ------------------------------------------------------------------------------------
     Mutant(
@@ -257,11 +257,11 @@ MUTANTS = (
     ),
     Mutant(
         "unusable-donation",
-        "what the program does not read counts too",
+        "only the first argument is looked at",
         "_rules/_unusable_donation.py",
-        " and places[leaf.index] is not None",
-        "",
-        "right an argument that nothing reads",
+        "for argument in program.inputs:",
+        "for argument in program.inputs[:1]:",
+        "the batch is donated",
     ),
     Mutant(
         "captured-constant",

