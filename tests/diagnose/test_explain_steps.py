@@ -207,6 +207,8 @@ def test_out_of_memory_names_the_largest_values_and_their_lines(way):
     place = f"{HERE}:{line_of(wide_loss, 2)}: `wide = jnp.full(TOO_MANY, loss)`"
     rows = [line for line in note.splitlines() if "TiB  " in line]
     assert rows[0] == f"      512 TiB  float32[2,{TOO_MANY}]  {place} (broadcast_in_dim)"
+    # What an inner program returns is told where it is made, once.
+    assert not any("jit)" in row or " x " in row for row in rows)
     assert "#resource_exhausted" in note
     assert len(step.compilations) <= 1
 
@@ -218,7 +220,11 @@ def test_a_device_that_says_it_later():
         step(state_of(step), BATCH)
         step.check()
 
-    assert f"{HERE}:{line_of(behind_loss, 2)}: `return loss, " in out_of_memory(run)
+    rows = [line for line in out_of_memory(run).splitlines() if "TiB  " in line]
+    # The sort is in a program of its own, of which only the call is in the user's line.
+    assert len(rows) == 1
+    assert f"{HERE}:{line_of(behind_loss, 2)}: `return loss, " in rows[0]
+    assert "sort" in rows[0]
 
 
 def test_out_of_memory_in_a_compiled_function_of_ones_own():
