@@ -29,11 +29,17 @@ def _set_state(generator: Any, state: Any) -> None:
         generator.setstate(state)
 
 
-def fingerprint(generators: Iterable[Any]) -> Print:
-    """What is other once one of them, or a global one, was drawn from."""
+def fingerprint(generators: Iterable[Any], pythons: bool = True) -> Print:
+    """What is other once one of them, or a global one, was drawn from.
+
+    Args:
+        generators: Some generators.
+        pythons: Whether that of `random` counts, from which type checkers draw as well.
+    """
     of_numpy: Any = np.random.get_state()  # noqa: NPY002
     of_others = tuple(repr(state_of(each)) for each in generators)
-    return of_numpy[1].tobytes(), of_numpy[2:], random.getstate(), of_others
+    of_python = random.getstate() if pythons else None
+    return of_numpy[1].tobytes(), of_numpy[2:], of_python, of_others
 
 
 @contextlib.contextmanager

@@ -533,7 +533,11 @@ def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
             done = time.perf_counter()
         differing = list(differences(traced.jaxpr, again))
         if not differing and drawn != fingerprint(held.generators):
-            differing = _of_more_traces(trace, held, traced.jaxpr)
+            with held.witness([]) as witness:
+                trace()
+            held.take_back_tracers()
+            if witness.reads:  # By the user, and not by a type checker.
+                differing = _of_more_traces(trace, held, traced.jaxpr)
         witness = held.witness(changes)
         if changes or differing or calls_back_backward(traced.jaxpr.jaxpr):
             held.put_back()

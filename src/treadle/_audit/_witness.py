@@ -80,7 +80,7 @@ class Witness:
         self._contents = [content_of(holder.value) or {} for holder in holders]
         self._generators = list(generators)
         self._local: dict[int, tuple[Any, str]] = {}
-        self._print = fingerprint(self._generators)
+        self._print = fingerprint(self._generators, pythons=False)
         self._at: tuple[Any, int] | None = None
         self._old: tuple[Any, Any] = (None, None)
 
@@ -124,7 +124,7 @@ class Witness:
             self._contents[at] = now
         if self._at is None or place is None:
             return
-        print_ = fingerprint(self._generators)
+        print_ = fingerprint(self._generators, pythons=False)
         if print_ != self._print or self._drawn_locally(self._at[0]):
             self._print = print_
             self._read(*self._at, "")
@@ -166,6 +166,8 @@ class Witness:
         """A clock or the like was asked: by the user, perhaps through Python's own functions."""
         name = called.__qualname__
         while frame is not None and library_of(frame.f_code.co_filename) in ("python", "numpy"):
+            if frame.f_code.co_filename.startswith("<@"):
+                return  # A type checker, which looks at one element of many.
             name = frame.f_code.co_qualname
             frame = frame.f_back
         if frame is not None and library_of(frame.f_code.co_filename) is None:
