@@ -262,6 +262,15 @@ def right_dtypes_that_are_named():
 
 
 @case(_DOUBLE, x64=True)
+def right_numbers_of_python_and_whole_numbers():
+    def loss_fn(p, x):
+        decay = jnp.exp(-0.5 * jnp.arange(4))
+        return jnp.mean(((x * decay) @ p["w"]) ** 2)
+
+    return _descent(loss_fn), _weights(), _ones(6, 4)
+
+
+@case(_DOUBLE, x64=True)
 def right_a_batch_that_is_cast_first():
     def loss_fn(p, x):
         return jnp.mean((x.astype(_SINGLE) @ p["w"]) ** 2)

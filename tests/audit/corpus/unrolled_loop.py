@@ -366,6 +366,21 @@ def right_eight_heads():
 
 
 @case(_LOOP)
+def right_layers_of_two_kinds():
+    @jax.jit
+    def forward(layers, x):
+        for i, layer in enumerate(layers):
+            if i % 2:
+                x = x @ layer
+            else:
+                x = x * layer
+            x = jnp.tanh(x)
+        return x
+
+    return forward, [jnp.ones(4) if i % 2 == 0 else jnp.ones((4, 4)) for i in range(10)], batch()[0]
+
+
+@case(_LOOP)
 def right_an_optimizer_by_hand():
     @jax.jit
     def step(p, m, v, count, x):
@@ -508,3 +523,22 @@ def right_haiku_twelve_layers():
         return _descent(p, jax.grad(lambda p: jnp.mean(model.apply(p, x) ** 2))(p))
 
     return step, model.init(jax.random.key(0), x), x
+
+
+@case(_LOOP, needs="haiku")
+def right_haiku_unrolls_a_core():
+    import haiku as hk
+
+    def forward(xs):
+        core = hk.GRU(5)
+        outs, _ = hk.static_unroll(core, xs, core.initial_state(2), time_major=False)
+        return outs
+
+    model = hk.without_apply_rng(hk.transform(forward))
+    xs = jnp.ones((2, 9, 4))
+
+    @jax.jit
+    def step(p, xs):
+        return _descent(p, jax.grad(lambda p: jnp.mean(model.apply(p, xs) ** 2))(p))
+
+    return step, model.init(jax.random.key(0), xs), xs
