@@ -20,7 +20,8 @@ def requirement_name(requirement: str) -> str:
 
 
 def test_the_extras_of_the_design_are_there():
-    assert set(EXTRAS) == {"demo", "testing", "track", "interop", "docs", "bench", "dev"}
+    names = {"demo", "testing", "track", "interop", "export", "docs", "bench", "dev"}
+    assert set(EXTRAS) == names
 
 
 @pytest.mark.parametrize("extra", sorted(EXTRAS))
