@@ -15,7 +15,7 @@ from tests.helpers import Net, exactly, loss_fn, make_batch, run_script
 
 import treadle
 from treadle._audit import _private
-from treadle._audit._program import _random_states_kept
+from treadle._audit._host import random_states_kept
 from treadle._audit._rules import rules
 from treadle._audit._source import Place, ignored_at, library_of
 
@@ -96,7 +96,7 @@ def test_random_states_of_the_host_are_as_they_were():
     assert np.random.rand() == expected  # noqa: NPY002
     # The type checker of the tests draws from the other one.
     before = random.getstate()
-    with _random_states_kept():
+    with random_states_kept([]):
         random.random()
     assert random.getstate() == before
 
