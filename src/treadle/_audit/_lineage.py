@@ -5,22 +5,28 @@ same key. Loops are run for two turns, with what the first hands on; each branch
 from what was consumed before it.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 from jax.extend import core as jex_core
 
 from .._jaxpr import inner_jaxprs
+from ._elements import SAME, fitted, has_shape, known_from, plain, retyped, row, selected, stable
 from ._moved import moved_out
 from ._private import is_array_of_keys, is_backward, is_recomputation, key_words, splits_are_folds
+from ._uses import Captured as Captured
+from ._uses import Constant as Constant
+from ._uses import Loop as Loop
+from ._uses import Path as Path
+from ._uses import Reuse as Reuse
+from ._uses import Stop as Stop
+from ._uses import Use as Use
+from ._uses import equations_of as equations_of
 from ._values import (
     Value,
     child,
     fresh,
-    integers_of,
     is_followed,
     mixed,
     numbers,
@@ -28,169 +34,10 @@ from ._values import (
     salt,
     unknown,
 )
+from ._words import constant_value, words_of, wrapped, wrapped_words
 
 _MOST = 4096
 """Elements of an array of keys of which it is noted that they are consumed."""
-
-
-class Stop(NamedTuple):
-    """One equation on the way to another: in which program, and in which turn of its loop."""
-
-    equation: Any
-    jaxpr: Any
-    turn: int
-
-
-Path = tuple[Stop, ...]
-
-
-def equations_of(path: Path) -> list[Any]:
-    """The equations on a way."""
-    return [stop.equation for stop in path]
-
-
-@dataclasses.dataclass(eq=False)
-class Use:
-    """A key is consumed.
-
-    Attributes:
-        kind: `"draw"`, `"split"` or `"fold"`.
-        path: Where: the equation behind all that enclose it.
-        signature: What is drawn: the primitive, its parameters.
-        again: Whether it is under a transformation that computes something for the second time.
-        source: Where the key came from, another `Use`.
-        live: Whether anything is drawn from it, or from what comes of it.
-        recomputed: The ways to where it is made again for a derivative, the last call first.
-    """
-
-    kind: str
-    path: Path
-    signature: str
-    again: bool
-    source: "Use | None" = None
-    live: bool = False
-    recomputed: list[Path] = dataclasses.field(default_factory=list)
-
-    def draws(self) -> None:
-        """Notes that something is drawn from what comes of it."""
-        use: Use | None = self
-        while use is not None and not use.live:
-            use.live = True
-            use = use.source
-
-    @property
-    def equations(self) -> list[Any]:
-        """The equation behind all that enclose it."""
-        return equations_of(self.path)
-
-
-class Loop(NamedTuple):
-    """A scan that an equation was moved out of, and how far on the way to that it stands."""
-
-    equation: Any
-    depth: int
-
-
-class Reuse(NamedTuple):
-    """A key that was consumed is consumed again, or goes out to be.
-
-    Attributes:
-        first: Where it is consumed.
-        second: Where it is consumed again; `None` where it goes out.
-        loop: The scan in each turn of which it is consumed, where JAX has moved that out of it.
-    """
-
-    first: Use
-    second: Use | None
-    loop: Loop | None = None
-
-
-class Constant(NamedTuple):
-    """A draw with a key that is the same in every call.
-
-    Attributes:
-        use: The draw.
-        origin: Where the key was made, the way to the equation; or a `Captured`.
-    """
-
-    use: Use
-    origin: Any
-
-
-class Captured:
-    """A constant of the program.
-
-    Attributes:
-        path: The way to the equation that first consumes it as a key.
-    """
-
-    def __init__(self) -> None:
-        self.path: Path = ()
-
-
-_SAME = frozenset(
-    {
-        "copy",
-        "copy_p",
-        "device_put",
-        "sharding_constraint",
-        "optimization_barrier",
-        "reduce_precision",
-        "pbroadcast",
-        "pvary",
-        "pcast",
-        "reshard",
-        "mesh_cast",
-        "layout_constraint",
-        "stop_gradient",
-        "name",
-        "convert_element_type",
-    }
-)
-
-
-def _numpy_binary(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    return lambda params, left, right: function(left, right)
-
-
-_KNOWN_INTEGERS: dict[str, Callable[..., Any]] = {
-    "add": _numpy_binary(np.add),
-    "sub": _numpy_binary(np.subtract),
-    "mul": _numpy_binary(np.multiply),
-    "max": _numpy_binary(np.maximum),
-    "min": _numpy_binary(np.minimum),
-    "lt": _numpy_binary(np.less),
-    "le": _numpy_binary(np.less_equal),
-    "gt": _numpy_binary(np.greater),
-    "ge": _numpy_binary(np.greater_equal),
-    "eq": _numpy_binary(np.equal),
-    "ne": _numpy_binary(np.not_equal),
-    "and": _numpy_binary(np.bitwise_and),
-    "or": _numpy_binary(np.bitwise_or),
-}
-
-
-def _moved(equation: Any, ids: Any) -> Any:
-    """What a primitive that only moves elements makes of them; `None` for any other."""
-    params = equation.params
-    match equation.primitive.name:
-        case "slice":
-            strides = params["strides"] or (1,) * ids.ndim
-            window = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
-            return ids[tuple(slice(*each) for each in window)]
-        case "squeeze" | "reshape" | "expand_dims":
-            return ids.reshape(equation.outvars[0].aval.shape)
-        case "transpose":
-            return ids.transpose(params["permutation"])
-        case "rev":
-            return np.flip(ids, params["dimensions"])
-        case "broadcast_in_dim":
-            places = [int(at) for at in params["broadcast_dimensions"]]
-            shape = [1] * len(params["shape"])
-            for at, size in zip(places, ids.shape, strict=True):
-                shape[at] = size
-            return np.broadcast_to(ids.reshape(shape), params["shape"])
-    return None
 
 
 def has_keys(jaxpr: Any, known: dict[int, bool]) -> bool:
@@ -237,7 +84,7 @@ class Lineage:
             return
         jaxpr = closed.jaxpr
         consts = [
-            _constant(each, var.aval)._replace(origin=Captured())
+            constant_value(each, var.aval)._replace(origin=Captured())
             for each, var in zip(closed.consts, jaxpr.constvars, strict=True)
         ]
         args = [unknown(var.aval, fresh(False)) for var in jaxpr.invars]
@@ -259,7 +106,7 @@ class Lineage:
 
         def read(atom: Any) -> Value:
             if isinstance(atom, jex_core.Literal):
-                return _constant(atom.val, atom.aval)
+                return constant_value(atom.val, atom.aval)
             return values[atom]
 
         consuming: dict[int, tuple[Any, list[Use]]] = {}
@@ -293,7 +140,7 @@ class Lineage:
     ) -> list[Value]:
         jaxpr = getattr(program, "jaxpr", program)
         consts = [
-            _constant(each, var.aval)._replace(origin=Captured())
+            constant_value(each, var.aval)._replace(origin=Captured())
             for each, var in zip(getattr(program, "consts", ()), jaxpr.constvars, strict=False)
         ]
         return self._run(jaxpr, consts, inputs, path, turn)
@@ -302,97 +149,15 @@ class Lineage:
         name = equation.primitive.name
         if name in _RULES:
             return _RULES[name](self, equation, inputs, path)
-        if name in _SAME and len(inputs) == len(equation.outvars):
+        if name in SAME and len(inputs) == len(equation.outvars):
             return [
-                _as(value, out.aval) for value, out in zip(inputs, equation.outvars, strict=True)
+                retyped(value, out.aval)
+                for value, out in zip(inputs, equation.outvars, strict=True)
             ]
         inner = [each for value in equation.params.values() for each in inner_jaxprs(value)]
         if inner:
             return self._call(equation, inner, inputs, path)
-        return self._plain(equation, inputs)
-
-    def _plain(self, equation: Any, inputs: list[Value]) -> list[Value]:
-        """A primitive that knows nothing of keys, and moves or computes."""
-        source = _known_from(inputs)
-        if len(equation.outvars) == 1 and is_followed(equation.outvars[0].aval):
-            aval = equation.outvars[0].aval
-            if inputs and inputs[0].ids is not None:
-                moved = _moved(equation, inputs[0].ids)
-                if moved is not None:
-                    return [Value(np.asarray(moved)).like(source)]
-            known = self._computed(equation, inputs)
-            if known is not None:
-                return [known.like(source)]
-            text = salt(f"{equation.primitive.name} {_stable(equation.params)}")
-            if all(v.ids is not None and v.ids.shape in (aval.shape, ()) for v in inputs):
-                ids = mixed(text, *(np.broadcast_to(v.ids, aval.shape) for v in inputs))
-                return [Value(np.asarray(ids).reshape(aval.shape)).like(source)]
-            return [unknown(aval, mixed(text, *numbers(inputs))).like(source)]
-        constant = all(value.constant for value in inputs)
-        return [unknown(out.aval, fresh(constant)).like(source) for out in equation.outvars]
-
-    def _computed(self, equation: Any, inputs: list[Value]) -> Value | None:
-        """Whole numbers, where those they are computed from are known."""
-        name, aval = equation.primitive.name, equation.outvars[0].aval
-        if name == "iota":
-            shape, dimension = equation.params["shape"], equation.params["dimension"]
-            places = np.arange(shape[dimension]).reshape(
-                [-1 if at == dimension else 1 for at in range(len(shape))]
-            )
-            return of_integers(np.broadcast_to(places, shape))
-        if name == "concatenate" and all(value.ids is not None for value in inputs):
-            joined = np.concatenate([v.ids for v in inputs], equation.params["dimension"])
-            return Value(joined)
-        if name == "dynamic_slice" and inputs[0].ids is not None:
-            return self._window(equation, inputs)
-        if name == "gather" and inputs[0].ids is not None:
-            return self._gathered(equation, inputs)
-        if name == "select_n":
-            return self._selected(inputs, aval)
-        if name in _KNOWN_INTEGERS and len(inputs) == 2 and not is_array_of_keys(aval):
-            left, right = (integers_of(value) for value in inputs)
-            if left is not None and right is not None:
-                found = _KNOWN_INTEGERS[name](equation.params, left, right)
-                return of_integers(np.broadcast_to(found, aval.shape))
-        return None
-
-    def _window(self, equation: Any, inputs: list[Value]) -> Value | None:
-        starts = [integers_of(value) for value in inputs[1:]]
-        if any(start is None for start in starts):
-            return None
-        ids, sizes = inputs[0].ids, equation.params["slice_sizes"]
-        where = [
-            int(np.clip(start, 0, size - width))
-            for start, size, width in zip(starts, ids.shape, sizes, strict=False)
-        ]
-        window = tuple(slice(at, at + width) for at, width in zip(where, sizes, strict=True))
-        return Value(ids[window])
-
-    def _gathered(self, equation: Any, inputs: list[Value]) -> Value | None:
-        """Elements at indices that are known."""
-        indices = integers_of(inputs[1])
-        if indices is None or is_array_of_keys(equation.invars[0].aval) is None:
-            return None
-        ids = inputs[0].ids
-        places = np.arange(ids.size, dtype=np.int32).reshape(ids.shape)
-        params = {**equation.params, "fill_value": None, "mode": jax.lax.GatherScatterMode.CLIP}
-        with jax.ensure_compile_time_eval():
-            taken = equation.primitive.bind(places, indices.astype(np.int32), **params)
-        return Value(ids.ravel()[np.asarray(taken)])
-
-    def _selected(self, inputs: list[Value], aval: Any) -> Value | None:
-        which, *cases = inputs
-        if any(case.ids is None for case in cases):
-            return None
-        known = integers_of(which)
-        if known is not None:
-            stacked = np.stack([case.ids for case in cases])
-            chosen = np.broadcast_to(known, aval.shape)[None].astype(np.int64)
-            return Value(np.take_along_axis(stacked, chosen, 0)[0])
-        first = cases[0].ids
-        same = np.logical_and.reduce([case.ids == first for case in cases])
-        other = mixed(salt("select_n"), which.number, *(case.ids for case in cases))
-        return Value(np.where(same, first, other))
+        return plain(equation, inputs)
 
     # -- keys ---------------------------------------------------------------------------------
 
@@ -412,7 +177,7 @@ class Lineage:
     def _random_unwrap(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
         keys = inputs[0].ids
         count = int(np.prod(key_words(equation.invars[0].aval)))
-        words = _words(keys, count)
+        words = words_of(keys, count)
         return [Value(words.reshape(equation.outvars[0].aval.shape)).like(inputs[0])]
 
     def _random_clone(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
@@ -449,7 +214,7 @@ class Lineage:
 
     def _consume(self, kind: str, equation: Any, keys: Value, path: Path) -> tuple[Use, bool]:
         """Notes that keys are consumed; tells whether they were before."""
-        signature = f"{equation.primitive.name} {_stable(equation.params)}"
+        signature = f"{equation.primitive.name} {stable(equation.params)}"
         again = any(_is_again(stop.equation) for stop in path)
         use = Use(kind, path, signature, again, keys.maker)
         self._uses.append(use)
@@ -515,18 +280,18 @@ class Lineage:
         jaxpr = inner[0]
         fits = len(inner) == 1 and len(jaxpr.invars) == len(inputs)
         if not fits or len(jaxpr.outvars) != len(equation.outvars):
-            return self._plain(equation, inputs)
+            return plain(equation, inputs)
         if not has_keys(jaxpr, self._with_keys) and not any(
             is_followed(out.aval) for out in equation.outvars
         ):
-            return self._plain(equation, inputs)
+            return plain(equation, inputs)
         closed = next(
             (p for p in equation.params.values() if isinstance(p, jex_core.ClosedJaxpr)), jaxpr
         )
-        given = [_fitted(value, var.aval) for value, var in zip(inputs, jaxpr.invars, strict=True)]
+        given = [fitted(value, var.aval) for value, var in zip(inputs, jaxpr.invars, strict=True)]
         outs = self._closed(closed, given, path)
         return [
-            value if _shape_of(value, out.aval) else unknown(out.aval, value.number).like(value)
+            value if has_shape(value, out.aval) else unknown(out.aval, value.number).like(value)
             for value, out in zip(outs, equation.outvars, strict=True)
         ]
 
@@ -552,11 +317,11 @@ class Lineage:
 
     def _either(self, which: Value, cases: list[Value], aval: Any) -> Value:
         if all(case.ids is not None for case in cases):
-            found = self._selected([Value(None, which.number), *cases], aval)
+            found = selected([Value(None, which.number), *cases], aval)
             if found is not None:
-                return found.like(_known_from(cases))
+                return found.like(known_from(cases))
         other = unknown(aval, mixed(salt("cond"), which.number, *numbers(cases)))
-        return other.like(_known_from(cases))
+        return other.like(known_from(cases))
 
     def _scan(self, equation: Any, inputs: list[Value], path: Path) -> list[Value]:
         params = equation.params
@@ -565,12 +330,12 @@ class Lineage:
         consts, carry = inputs[:first], inputs[first : first + carried]
         stacked = inputs[first + carried :]
         if not has_keys(body.jaxpr, self._with_keys) or length == 0:
-            return self._plain(equation, inputs)
+            return plain(equation, inputs)
         variables = body.jaxpr.invars[first + carried :]
         turns = []
         for turn in range(min(length, 2)):
             at = length - 1 - turn if params["reverse"] else turn
-            rows = [_row(each, var.aval, at) for each, var in zip(stacked, variables, strict=True)]
+            rows = [row(each, var.aval, at) for each, var in zip(stacked, variables, strict=True)]
             outs = self._closed(body, [*consts, *carry, *rows], path, turn)
             turns.append((carry, outs))
             carry = outs[:carried]
@@ -603,7 +368,7 @@ class Lineage:
         params = equation.params
         body, test = params["body_jaxpr"], params["cond_jaxpr"]
         if not any(has_keys(each.jaxpr, self._with_keys) for each in (body, test)):
-            return self._plain(equation, inputs)
+            return plain(equation, inputs)
         tested, held = params["cond_nconsts"], params["body_nconsts"]
         of_test, of_body = inputs[:tested], inputs[tested : tested + held]
         carry = inputs[tested + held :]
@@ -635,11 +400,6 @@ _RULES: dict[str, Callable[[Lineage, Any, list[Value], Path], list[Value]]] = {
 }
 
 
-def _stable(params: dict[str, Any]) -> str:
-    """Parameters as text."""
-    return " ".join(f"{name}={value}" for name, value in sorted(params.items()))
-
-
 def _is_again(equation: Any) -> bool:
     """Whether an equation computes for the backward pass: derivatives, or what was not kept."""
     return is_backward(equation) or is_recomputation(equation)
@@ -647,91 +407,3 @@ def _is_again(equation: Any) -> bool:
 
 def _conflict(old: Use, new: Use) -> bool:
     return not (old.kind == new.kind == "fold")
-
-
-def _constant(value: Any, aval: Any) -> Value:
-    """A constant of the program."""
-    if is_followed(aval) and not is_array_of_keys(aval):
-        return of_integers(np.asarray(value).reshape(aval.shape))
-    if is_followed(aval):
-        words = np.asarray(jax.random.key_data(value))
-        count = int(np.prod(key_words(aval)))
-        parts = of_integers(words.reshape(*aval.shape, count)).ids
-        return Value(wrapped(parts, aval))
-    return Value(None, fresh(True))
-
-
-_WORD = salt("word")
-
-
-def _words(keys: Any, count: int) -> Any:
-    """The words of keys, along a new last axis."""
-    places = of_integers(np.arange(count)).ids
-    words = np.asarray(mixed(_WORD, keys[..., None], places))
-    for word, key in zip(
-        words.reshape(-1, count)[:, 0].tolist(), np.asarray(keys).ravel().tolist(), strict=True
-    ):
-        _KEY_OF_WORD[word] = key
-    return words
-
-
-_KEY_OF_WORD: dict[int, int] = {}
-
-
-def wrapped(words: Any, aval: Any) -> Any:
-    """The keys with such words."""
-    count = int(np.prod(key_words(aval)))
-    return wrapped_words(words.reshape(-1, count)).reshape(aval.shape)
-
-
-def wrapped_words(words: Any) -> Any:
-    """The keys whose words lie along the last axis."""
-    count = words.shape[-1]
-    rows = words.reshape(-1, count)
-    keys = np.asarray(mixed(salt("wrap"), *(rows[:, at] for at in range(count)))).reshape(-1)
-    for at, row in enumerate(rows[:, 0].tolist()):
-        key = _KEY_OF_WORD.get(row)
-        if key is not None:
-            whole_key = np.uint64(key)
-            if np.array_equal(
-                rows[at], np.asarray(mixed(_WORD, whole_key, of_integers(np.arange(count)).ids))
-            ):
-                keys[at] = whole_key
-    return keys.reshape(words.shape[:-1])
-
-
-def _known_from(values: Sequence[Value]) -> Value | None:
-    """The first value of which it is known where it came from."""
-    return next((v for v in values if v.origin is not None or v.maker is not None), None)
-
-
-def _shape_of(value: Value, aval: Any) -> bool:
-    return value.ids is None or value.ids.shape == aval.shape
-
-
-def _as(value: Value, aval: Any) -> Value:
-    """The same value under another type."""
-    if is_followed(aval) != (value.ids is not None) or not _shape_of(value, aval):
-        return unknown(aval, value.number).like(value)
-    return value
-
-
-def _row(value: Value, aval: Any, at: int) -> Value:
-    """One element along the first axis."""
-    if value.ids is not None and is_followed(aval):
-        return Value(value.ids[at]).like(value)
-    return unknown(aval, mixed(value.number, of_integers(at).ids)).like(value)
-
-
-def _fitted(value: Value, aval: Any) -> Value:
-    """What one device, or one shard, sees of a value: its first part."""
-    if not is_followed(aval):
-        return Value(None, value.number)
-    if value.ids is None:
-        return unknown(aval, value.number).like(value)
-    if value.ids.shape == aval.shape:
-        return value
-    ids = value.ids
-    while ids.ndim > len(aval.shape):
-        ids = ids[0]
-    return Value(ids[tuple(slice(0, size) for size in aval.shape)]).like(value)

@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
+from ._private import is_array_of_keys
 from ._program import Argument, Leaf, Program, Static, leaves_of
 
 _DEPTH = 3
@@ -160,4 +162,12 @@ def _carried(program: Program, state: State) -> bool:
 def _learns(program: Program, state: State, found: list[State]) -> bool:
     """Whether something of it depends on what is in no state: on data, or on another state."""
     own = sum(1 << leaf.index for leaf in leaves_of(state.given))
+    if not program.trains:  # A batch that is changed at random is no state.
+        own |= sum(1 << leaf.index for leaf in program.leaves if _is_key(leaf.aval))
     return any(program.flow.outputs[leaf.index].depends & ~own for leaf in leaves_of(state.new))
+
+
+def _is_key(aval: Any) -> bool:
+    """Whether a type is that of keys, typed or raw."""
+    raw = aval.dtype == np.uint32 and bool(aval.shape) and aval.shape[-1] in (2, 4)
+    return raw or is_array_of_keys(aval)

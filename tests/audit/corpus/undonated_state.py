@@ -294,6 +294,23 @@ def gradients_of_a_loss_with_a_penalty():
     return gradients, jnp.ones((4, _WIDE)), batch()[0]
 
 
+@case(_UNDONATED)
+def a_batch_that_is_mixed_at_random():
+    @jax.jit
+    def mixed(x, y, key):
+        of_share, of_order = jax.random.split(key)
+        share = jax.random.beta(of_share, 0.2, 0.2)
+        order = jax.random.permutation(of_order, x.shape[0])
+        both = {"x": x, "y": y}
+        return jax.tree.map(lambda leaf: share * leaf + (1 - share) * leaf[order], both)
+
+    def taken_apart(batch, key):
+        return mixed(batch["x"], batch["y"], key)
+
+    batches = {"x": jnp.ones((1 << 16, 4)), "y": jnp.ones((1 << 16, 1))}
+    return jax.jit(taken_apart), batches, jax.random.key(0)
+
+
 @case(_UNDONATED, needs="flax")
 def a_module_of_flax_changed_in_place():
     from flax import nnx
