@@ -42,7 +42,7 @@ MUTANTS = (
         "_lineage.py",
         "if again and made:",
         "if False and made:",
-        "right checkpointed dropout in a scan",
+        "inside a checkpointed block",
     ),
     Mutant(
         "key-constant",
@@ -343,7 +343,7 @@ MUTANTS = (
         "_widening.py",
         "if is_backward(equation) or is_told(found) or not is_models(found):",
         "if is_backward(equation) or not is_models(found):",
-        "right a norm in float32",
+        "a softmax in float32 that is not cast back",
     ),
     Mutant(
         "dtype-promotion",
@@ -359,7 +359,7 @@ MUTANTS = (
         "_widening.py",
         '        if silent:\n            return Fact("silent"',
         '        if False:\n            return Fact("silent"',
-        "activations meet weights in float32",
+        "scores scaled by a number of numpy",
     ),
     Mutant(
         "float64",
@@ -379,11 +379,11 @@ MUTANTS = (
     ),
     Mutant(
         "float64",
-        "casts to float64 in so many words are not told",
-        "_doubles.py",
-        "fact._replace(waits=not is_told(path_frames(path)))",
-        "fact._replace(waits=True)",
-        "a cast to pythons float",
+        "lines that make float64 are not looked at",
+        "_rules/_float64.py",
+        "lines.setdefault(origin.place, origin)",
+        "pass",
+        "a number of numpy",
     ),
     Mutant(
         "dead-parameter",
