@@ -21,9 +21,11 @@ def audit(
     `# treadle: ignore[key-reuse]`.
 
     Args:
-        fn: A `TrainStep`, an `EvalStep`, a function under `jax.jit` or `eqx.filter_jit`, or a plain
-            one, which is audited as if it were compiled, and told that it is not.
+        fn: A `TrainStep`, an `EvalStep`, a function under `jax.jit`, `eqx.filter_jit`, `nnx.jit` or
+            `jax.pmap`, a method or a partial application of one, or a plain function, which is
+            audited as if it were compiled, and told that it is not.
         args: What it is called with; for a step `state, batch`, for an `EvalStep` `model, batch`.
+            A `jax.ShapeDtypeStruct` can stand for an array.
         ignore: Rules that do not count.
         kwargs: What it is called with by name.
 
