@@ -67,7 +67,7 @@ def positions_of_pythons_float():
 def a_cast_to_pythons_float():
     def loss_fn(p, x):
         x = x.astype(float)  # expect: float64
-        return jnp.mean((x @ p["w"]) ** 2)
+        return jnp.mean(((x + p["w"][:, 0]) @ p["w"]) ** 2)
 
     return _descent(loss_fn), _weights(), jnp.ones((6, 4), jnp.uint8)
 

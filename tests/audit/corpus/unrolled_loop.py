@@ -413,14 +413,14 @@ def right_noise_for_each_leaf():
 
 @case(_LOOP)
 def right_layers_out_of_one_vector():
-    flat, unravel = ravel_pytree([(jnp.ones((4, 4)), jnp.ones(4))] * 10)
+    flat, unravel = ravel_pytree([jnp.ones((4, 4))] * 10)
 
     @jax.jit
     def step(flat, x):
         def loss_fn(flat):
             h = x
-            for w, b in unravel(flat):
-                h = jax.nn.relu(h @ w + b)
+            for w in unravel(flat):
+                h = jax.nn.relu(h @ w)
             return jnp.sum(h)
 
         return flat - 0.1 * jax.grad(loss_fn)(flat)
