@@ -152,6 +152,25 @@ def sums_in_float32_that_go_on_as_such():
 
 
 @case(_WIDE)
+def float16_meets_bfloat16():
+    def loss_fn(p, x):
+        return jnp.mean(jnp.matmul(x, p["w"]) ** 2)  # expect: dtype-promotion
+
+    return _descent(loss_fn), {"w": _square()}, batch()[0].astype(jnp.float16)
+
+
+@case(_WIDE)
+def a_scaled_norm_that_is_not_cast_back():
+    def loss_fn(p, x):
+        h = x.astype(jnp.float32)
+        h = (h - h.mean(-1, keepdims=True)) / (h.std(-1, keepdims=True) + 1e-5) * p["scale"]
+        return jnp.mean((h @ p["w"]) ** 2)  # expect: dtype-promotion
+
+    p = {"w": _square(), "scale": jnp.ones(4, _LOW)}
+    return _descent(loss_fn), p, jnp.ones((5, 4), _LOW)
+
+
+@case(_WIDE)
 def noise_drawn_in_float32():
     def loss_fn(p, x, key):
         noisy = x + 0.1 * jax.random.normal(key, x.shape)  # expect: dtype-promotion
