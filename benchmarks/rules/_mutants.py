@@ -78,11 +78,11 @@ MUTANTS = (
     ),
     Mutant(
         "key-broadcast",
-        "library draws are told, whatever they are for",
-        "_shared_draws.py",
-        "return [each for each in found if not _is_intended(each.path)]",
-        "return found",
-        "flax right attention as it comes",
+        "the line is where the draw meets the data",
+        "_rules/_key_broadcast.py",
+        "place = user_place(equations_of(shared.path)) or user_place(",
+        "place = user_place(equations_of(shared.meeting)) or user_place(",
+        "noise of the shape of one image",
     ),
     Mutant(
         "key-broadcast",
