@@ -74,7 +74,7 @@ MUTANTS = (
         "_shared_draws.py",
         "constant = {_identity(each.use.path) for each in audited.lineage.constants}",
         "constant = set[tuple[int, ...]]()",
-        "right made by initializers",
+        "right a constant key is another rules",
     ),
     Mutant(
         "key-broadcast",

@@ -804,6 +804,17 @@ def right_images_moved_by_one_map():
     return step, jnp.ones((36, 2)), jnp.ones((5, 6, 6)), jax.random.key(0)
 
 
+@case(_BROADCAST)
+def right_a_constant_key_is_another_rules():
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(w, x):
+        key = jax.random.key(0)  # treadle: ignore[key-constant]
+        x = x * jax.random.bernoulli(key, 0.9, x.shape[1:]).astype(x.dtype)[None]
+        return _descent(w, x)
+
+    return step, jnp.ones(4), jnp.ones((6, 4))
+
+
 @case(_BROADCAST, needs="flax")
 def flax_right_attention_as_it_comes():
     import flax.linen as nn
