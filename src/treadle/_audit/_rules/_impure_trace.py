@@ -52,7 +52,7 @@ def _line(used: Place | None, read: Read | None) -> Place | None:
     What comes out of the program is no operation; and those of the backward pass have the lines of
     the forward pass, not those of the rule that was run for them.
     """
-    if read is not None and (used is None or read.place.function != used.function):
+    if read is not None and (used is None or (used.file, used.line) in read.way[:-1]):
         return read.place
     return used
 
