@@ -68,15 +68,15 @@ def test_nothing_runs_and_no_cache_changes():
 
     w, x = jnp.ones(3), jnp.ones(3)
     treadle.audit(step, w, x)
-    assert traces == [1, 2, 1, 2]
+    assert traces == [1, 2]  # What the traces before changed was put back for the one watched.
     assert (step._cache_size(), inner._cache_size(), runs) == (0, 0, [])
     assert not w.is_deleted()
     step(w, x)  # Traced anew, as if there had been no audit.
-    assert traces == [1, 2] * 3
+    assert traces == [1, 2] * 2
     treadle.audit(step, jnp.ones(3), x)
     assert step._cache_size() == 1
     step(jnp.ones(3), x)
-    assert traces == [1, 2] * 5
+    assert traces == [1, 2] * 3
 
 
 def test_random_states_of_the_host_are_as_they_were():
@@ -88,11 +88,10 @@ def test_random_states_of_the_host_are_as_they_were():
         return x
 
     np.random.seed(3)  # noqa: NPY002
-    expected = np.random.rand()  # noqa: NPY002
+    expected, *others = np.random.rand(20)  # noqa: NPY002
     np.random.seed(3)  # noqa: NPY002
     treadle.audit(step, 1.0)
-    assert drawn[0] == expected
-    assert drawn[1] != expected
+    assert drawn[-1] in others
     assert np.random.rand() == expected  # noqa: NPY002
     # The type checker of the tests draws from the other one.
     before = random.getstate()
