@@ -261,7 +261,7 @@ def elementwise(values: Sequence[Spread], shape: Sequence[int], note: Note) -> S
             others = [
                 other
                 for each, other in enumerate(values)
-                if each != at and not other.is_random and _shares(draw, other)
+                if each != at and not other.is_random and _takes_up(draw, other)
             ]
             for other in others:
                 if other.is_data:
@@ -273,8 +273,9 @@ def elementwise(values: Sequence[Spread], shape: Sequence[int], note: Note) -> S
     return merged(holders, _all_draws(of_kept))
 
 
-def _shares(draw: Draw, other: Spread) -> bool:
-    """Whether something differs by itself along a dimension that was drawn."""
-    return any(
+def _takes_up(draw: Draw, other: Spread) -> bool:
+    """Whether something differs by itself along a dimension that was drawn, or by another draw: a
+    phase that is added to random features is part of them, and so is a tangent of the bias."""
+    return other.projected or any(
         drawn and level == DIFFERS for drawn, level in zip(draw.along, other.varies, strict=True)
     )

@@ -805,6 +805,25 @@ def right_images_moved_by_one_map():
 
 
 @case(_BROADCAST)
+def right_a_random_direction_of_all_parameters():
+    def loss_fn(model, x, y):
+        return jnp.mean((jnp.tanh(x @ model["w"] + model["b"]) - y) ** 2)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(model, x, y, key):
+        for_w, for_b = jax.random.split(key)
+        direction = {
+            "w": jax.random.rademacher(for_w, (4, 3)).astype(jnp.float32),
+            "b": jax.random.rademacher(for_b, (3,)).astype(jnp.float32),
+        }
+        _, slope = jax.jvp(lambda model: loss_fn(model, x, y), (model,), (direction,))
+        return jax.tree.map(lambda p, v: p - 0.1 * slope * v, model, direction)
+
+    model = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}
+    return step, model, jnp.ones((6, 4)), jnp.ones((6, 3)), jax.random.key(2)
+
+
+@case(_BROADCAST)
 def right_a_constant_key_is_another_rules():
     @functools.partial(jax.jit, donate_argnums=0)
     def step(w, x):
