@@ -231,17 +231,20 @@ def test_the_report_as_text_has_all_of_it():
     assert text.startswith("Audit of noisy: 1 error and ")
     for part in ("key-reuse", f"test_audit.py:{LINE}", "rules/key-reuse/", "peak memory"):
         assert part in text
-    assert "[ ] keys are split before each use" in text
+    assert "[ ]  keys are split before each use" in text
     assert f"key-reuse at test_audit.py:{LINE}" in text
-    assert "[x] what it costs to compile is known" in text
-    assert "[?] checkpoints are in place" in text
+    assert "[x]  what it costs to compile is known" in text
+    assert "[?]  checkpoints are in place" in text
     assert not any(line != line.rstrip() for line in text.splitlines())
 
 
 def test_the_report_of_what_is_right_ticks_by_what_was_seen(report):
     ticks = {tick.name: tick for tick in report.checklist}
     assert ticks["keys"].ticked
-    told = "every draw depends on the arguments; 1 draws, 8 keys: none is consumed twice"
+    told = (
+        "no draw serves a whole batch; every draw depends on the arguments; 1 draws, 8 keys: none "
+        "is consumed twice"
+    )
     assert ticks["keys"].evidence == told
     assert ticks["donated"].evidence.startswith("0 B of constants; ")
     assert ticks["recompilation"].evidence.startswith("`state` comes back in the structure")

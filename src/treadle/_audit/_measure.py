@@ -65,6 +65,7 @@ def sizes_on_device(program: Program) -> dict[int, int]:
     }
 
 
+_TOKENS = re.compile(r"entry_computation_layout=\{\(((?:token\[\](?:, )?)*)")
 _ALIAS = re.compile(r"\{[\d, ]*\}: \((\d+), \{[\d, ]*\}, [\w-]+\)")
 
 
@@ -75,10 +76,13 @@ def aliased_arguments(program: Program) -> set[int]:
     if start < 0:
         return set()
     numbers = [int(number) for number in _ALIAS.findall(_braces(header[start:]))]
-    # XLA counts only what the program reads.
+    # XLA counts only what the program reads, and in front of it a token for each kind of ordered
+    # effect.
     shardings = program.input_shardings
     kept = [at for at, where in enumerate(shardings) if where is not None]
-    return {kept[number] for number in numbers}
+    found = _TOKENS.search(header)
+    tokens = 0 if found is None else found[1].count("token[]")
+    return {kept[number - tokens] for number in numbers if number >= tokens}
 
 
 def _braces(text: str) -> str:

@@ -274,8 +274,10 @@ def elementwise(values: Sequence[Spread], shape: Sequence[int], note: Note) -> S
 
 
 def _takes_up(draw: Draw, other: Spread) -> bool:
-    """Whether something differs by itself along a dimension that was drawn, or by another draw: a
-    phase that is added to random features is part of them, and so is a tangent of the bias."""
+    """Whether something differs by itself along a dimension that was drawn, or by another draw.
+
+    A phase that is added to random features is part of them, and so is a tangent of the bias.
+    """
     return other.projected or any(
         drawn and level == DIFFERS for drawn, level in zip(draw.along, other.varies, strict=True)
     )

@@ -163,3 +163,17 @@ def the_batch_donated_to_pmap():
 
     p, (x, y) = jax.tree.map(lambda leaf: leaf[None], params()), batch(5)
     return step, p, x[None], y[None]
+
+
+@case(_UNUSABLE)
+def right_beside_effects_in_order():
+    @functools.partial(jax.jit, donate_argnums=0)
+    def epoch(w, xs):
+        def body(w, x):
+            loss, grad = jax.value_and_grad(lambda w: jnp.sum((x @ w) ** 2))(w)
+            jax.debug.print("{}", loss, ordered=True)  # treadle: ignore[side-effect]
+            return w - 0.1 * grad, loss
+
+        return jax.lax.scan(body, w, xs)
+
+    return epoch, jnp.ones(4), jnp.ones((3, 2, 4))
