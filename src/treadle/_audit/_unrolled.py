@@ -334,7 +334,11 @@ class _Search:
         counts = Counter(own.values())
         least = min(count for count, kinds in counts.items() if 4 * kinds >= max(counts.values()))
         enough = [count for count, kinds in counts.items() if 10 * kinds >= len(own)]
-        turns = min((c for c in enough if c >= LEAST * around), default=max(own.values()))
+        most = max(enough, default=max(own.values()))
+        turns = min((c for c in enough if c >= LEAST * around), default=most)
+        # Derivatives of derivatives have a line several times in each turn.
+        fewer = [count for count, kinds in counts.items() if 4 * kinds >= counts[turns]]
+        turns = min((c for c in fewer if around < c < turns and turns % c == 0), default=turns)
         # Some of what stands in the loop is left out of its first turn.
         near = [count for count in counts if turns <= count <= 1.25 * turns]
         return max(near, key=lambda count: counts[count]), least
