@@ -33,6 +33,11 @@ class Owners:
         """Whether an array lies in the state of an optimizer of Optax."""
         return leaf.index in self._of_optimizers
 
+    def is_of_library(self, leaf: Leaf) -> bool:
+        """Whether an array lies in a layer of a library."""
+        around = self._around.get(leaf.index, [])
+        return bool(around) and type(around[-1]).__module__.split(".")[0] in _LIBRARIES
+
     def wrote(self, frames: Sequence[Frame], leaf: Leaf, *, direct: bool) -> bool:
         """Whether a call was made in a method of the module that holds an array.
 
@@ -50,6 +55,9 @@ class Owners:
             return any(_is_method(method, each) for each in (around if direct else around[-1:]))
         # Flax and Haiku keep arrays outside of modules.
         return direct or _is_named(method, leaf.path)
+
+
+_LIBRARIES = ("equinox", "flax", "haiku", "treadle")
 
 
 def _is_state_of_optimizer(value: Any) -> bool:

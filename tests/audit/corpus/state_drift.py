@@ -153,6 +153,22 @@ def right_equinox_and_adam():
 
 
 @case(_DRIFT)
+def right_what_a_layer_of_equinox_starts_with():
+    def loss_fn(layers, x):
+        first, prelu, last = layers
+        return jnp.mean(jax.vmap(lambda x: last(prelu(first(x))))(x) ** 2)
+
+    @eqx.filter_jit(donate="all-except-first")
+    def step(x, layers):
+        grads = eqx.filter_grad(loss_fn)(layers, x)
+        return eqx.apply_updates(layers, jax.tree.map(lambda g: jnp.float32(-0.1) * g, grads))
+
+    first, last = jax.random.split(jax.random.key(0))
+    layers = eqx.nn.Linear(4, 8, key=first), eqx.nn.PReLU(0.2), eqx.nn.Linear(8, 3, key=last)
+    return step, jnp.ones((6, 4)), layers
+
+
+@case(_DRIFT)
 def right_a_counter_that_stays_weak():
     @jax.jit
     def step(state, x, y):

@@ -7,6 +7,7 @@ import jax
 
 from .._audited import Audited
 from .._finding import Finding
+from .._owners import Owners
 from .._private import is_committed
 from .._program import Leaf, Program, Static
 from .._states import State
@@ -32,7 +33,9 @@ class StateDrift(Rule):
                     f"`{state.name}` comes back changed, and the second step compiles again: "
                     f"{'; '.join(found[:_MOST])}{more}"
                 )
-                severity = "info" if _is_placed(audited.program, state, len(found)) else "warning"
+                once = _is_placed(audited.program, state, len(found))
+                once = once or _is_made_so(audited.program, state, len(found))
+                severity = "info" if once else "warning"
                 yield Finding(self.slug, severity, message, audited.program.place, _FIX)
 
     def evidence(self, audited: Audited) -> str | None:
@@ -148,6 +151,25 @@ def _is_placed(program: Program, state: State, differences: int) -> bool:
         return False
     places = program.output_shardings
     return program.kind == "plain" or all(places[each.index].is_fully_replicated for each in chosen)
+
+
+def _is_made_so(program: Program, state: State, differences: int) -> bool:
+    """Whether only numbers differ that a library's own layer makes weakly typed.
+
+    So does `eqx.nn.PReLU(0.2)`: one more compilation, once, and nothing that the user wrote.
+    """
+    owners = Owners(program.inputs)
+    made = [
+        old
+        for old, new in state.pairs
+        if isinstance(old, Leaf)
+        and isinstance(new, Leaf)
+        and (old.aval.shape, old.aval.dtype) == (new.aval.shape, new.aval.dtype)
+        and old.aval.weak_type
+        and not new.aval.weak_type
+        and owners.is_of_library(old)
+    ]
+    return len(made) == differences
 
 
 def _where(sharding: Any) -> str:
