@@ -9,9 +9,14 @@ import io
 import pathlib
 import sys
 import types
+from typing import Any
 
+import jax
 import pytest
 from tests.docs.pages import ROOT, Block, blocks, pages
+
+import treadle
+from treadle import _cache
 
 
 def checked_blocks(page: pathlib.Path) -> list[Block]:
@@ -44,12 +49,23 @@ def run_page(page: pathlib.Path) -> None:
         del sys.modules[module.__name__]
 
 
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """A page writes into a folder of its own; the cache that it switches on is off behind it."""
+    config: Any = jax.config  # Its options are not in JAX's type stubs.
+    before = config.jax_compilation_cache_dir
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(_cache, "_switched_on", _cache._switched_on)
+    yield
+    treadle.compilation_cache(before)
+
+
 WITH_CODE = [page for page in pages() if checked_blocks(page)]
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
-def test_blocks_of_page_run(page, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_blocks_of_page_run(page, own_folder):
     run_page(page)
 
 
