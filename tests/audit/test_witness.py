@@ -1,7 +1,9 @@
 # ruff: noqa: NPY002
 """A trace is watched: which line reads the host; and what is counted and drawn is put back."""
 
+import cProfile
 import random
+import sys
 import time
 
 import equinox as eqx
@@ -71,3 +73,19 @@ def test_the_private_counters_are_there():
         start()
         assert checkify.next_code() == 1, version
     assert checkify.next_code is known, version
+
+
+def test_under_a_profiler_that_cannot_be_put_back():
+    @jax.jit
+    def step(x):
+        return x * next(numbers)
+
+    numbers = iter([1.0, 2.0, 3.0, 4.0])
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        found = treadle.audit(step, jnp.ones(2)).errors
+        assert sys.getprofile() is profile
+    finally:
+        profile.disable()
+    assert [each.rule for each in found] == ["impure-trace"]

@@ -39,6 +39,7 @@ class Held:
         reach = Reach(fn, arguments)
         self._holders = reach.holders
         self.generators = reach.generators
+        self.names_random = reach.names_random
 
     def changes(self) -> list[Change]:
         """What is other than it was."""

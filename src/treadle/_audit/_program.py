@@ -517,7 +517,8 @@ def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
             with without_caches():
                 return call.trace()
 
-        drawn = fingerprint(held.generators)
+        # Type checkers draw from Python's `random` as well.
+        drawn = fingerprint(held.generators, pythons=held.names_random)
         again = trace().jaxpr
         changes = held.changes()
         held.take_back_tracers()
@@ -532,7 +533,7 @@ def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
             executable = lowered.compile()
             done = time.perf_counter()
         differing = list(differences(traced.jaxpr, again))
-        if not differing and drawn != fingerprint(held.generators):
+        if not differing and drawn != fingerprint(held.generators, pythons=held.names_random):
             with held.witness([]) as witness:
                 trace()
             held.take_back_tracers()

@@ -3,6 +3,7 @@
 import collections
 import dis
 import functools
+import random
 import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -47,11 +48,13 @@ class Reach:
     Attributes:
         holders: What can be changed.
         generators: NumPy's and Python's random generators.
+        names_random: Whether some code of the user's names Python's `random`.
     """
 
     def __init__(self, *roots: Any):
         self.holders: list[Holder] = []
         self.generators: list[Any] = []
+        self.names_random = False
         self._seen: dict[int, Any] = {}
         self._waiting = collections.deque[tuple[Any, str, bool]]()
         for root in roots:
@@ -101,6 +104,7 @@ class Reach:
         owned = library_of(code.co_filename) is None
         cells = [*zip(code.co_freevars, function.__closure__ or (), strict=True)]
         if owned:
+            self.names_random |= _names_random(code, function.__globals__)
             self._hold(function, function.__name__)
             for name, cell in cells:
                 if id(cell) not in self._seen:
@@ -189,3 +193,16 @@ def stored_globals(code: Any) -> frozenset[str]:
         for step in dis.get_instructions(each)
         if step.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")
     )
+
+
+def _names_random(code: Any, scope: dict[str, Any]) -> bool:
+    """Whether code, or what is defined in it, names the module `random` or something out of it."""
+    for name in code.co_names:
+        value = scope.get(name)
+        if value is random or isinstance(getattr(value, "__self__", None), random.Random):
+            return True
+    imports = (each for each in dis.get_instructions(code) if each.opname == "IMPORT_NAME")
+    if any(each.argval == "random" for each in imports):
+        return True
+    inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
+    return any(_names_random(each, scope) for each in inner)

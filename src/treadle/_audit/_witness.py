@@ -87,11 +87,18 @@ class Witness:
     def __enter__(self) -> "Witness":
         self._old = sys.gettrace(), sys.getprofile()
         sys.settrace(self._call)
-        sys.setprofile(self._profile)
+        if self._may_profile:
+            sys.setprofile(self._profile)
         return self
 
+    @property
+    def _may_profile(self) -> bool:
+        """Whether the profiler that runs, if one does, could be put back: not `cProfile`."""
+        return self._old[1] is None or callable(self._old[1])
+
     def __exit__(self, *error: object) -> None:
-        sys.setprofile(self._old[1])
+        if self._may_profile:
+            sys.setprofile(self._old[1])
         sys.settrace(self._old[0])
         self._look()
 
