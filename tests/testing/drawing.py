@@ -28,7 +28,7 @@ NAMES = {
 """What the docstring of `treadle.testing.code` says to import."""
 
 
-def drawn(strategy, count, start=0):
+def drawn(strategy, count, start=None):
     """So many of a strategy, the same ones each time, under the default health checks.
 
     `start` gives others: hypothesis keeps to what is like its first examples.
@@ -38,16 +38,15 @@ def drawn(strategy, count, start=0):
     @settings(
         max_examples=count,
         database=None,
-        derandomize=False,
+        derandomize=start is None,
         deadline=None,
         phases=[Phase.generate],
     )
-    @seed(start)
     @given(strategy)
     def draw(value):
         found.append(value)
 
-    draw()
+    (draw if start is None else seed(start)(draw))()
     return found
 
 
