@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .._jaxpr import ancestors
 from ._source import frames
 
 
@@ -23,24 +24,11 @@ def moved_out(jaxpr: Any, scan: Any, equations: Sequence[Any]) -> list[Any]:
     found = [each for each in equations if _root(each) in body]
     if not found:
         return []
-    feeding = _ancestors(jaxpr, scan.invars[: scan.params["num_consts"]])
+    makers = {var: equation for equation in jaxpr.eqns for var in equation.outvars}
+    feeding = ancestors(makers, scan.invars[: scan.params["num_consts"]])
     return [each for each in found if id(each) in feeding]
 
 
 def _root(equation: Any) -> Any:
     """The code of the outermost call."""
     return next((frame.code for frame in frames(equation)), None)
-
-
-def _ancestors(jaxpr: Any, atoms: Sequence[Any]) -> set[int]:
-    """The equations that some variables come of."""
-    makers = {var: equation for equation in jaxpr.eqns for var in equation.outvars}
-    found: set[int] = set()
-    waiting = list(atoms)
-    while waiting:
-        atom = waiting.pop()
-        maker = None if hasattr(atom, "val") else makers.get(atom)
-        if maker is not None and id(maker) not in found:
-            found.add(id(maker))
-            waiting.extend(maker.invars)
-    return found

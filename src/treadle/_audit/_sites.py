@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .._jaxpr import ancestors
 from ._captures import takes_a_key
 from ._lineage import Loop, Path, Reuse, Use, equations_of
 from ._private import raw_frames
@@ -315,21 +316,9 @@ def _selections_of(key: _Key) -> list[list[set[int]]]:
         stack = raw_frames(equation)
         if not any(os.path.basename(each.code.co_filename) == "conditionals.py" for each in stack):
             continue
-        cases = [_ancestors(atom, makers) for atom in equation.invars[1:]]
+        cases = [ancestors(makers, [atom]) for atom in equation.invars[1:]]
         found.append(cases)
         group = groups.setdefault((*stack, len(cases)), [set() for _ in cases])
         for total, case in zip(group, cases, strict=True):
             total |= case
     return found + list(groups.values())
-
-
-def _ancestors(atom: Any, makers: dict[Any, Any]) -> set[int]:
-    found: set[int] = set()
-    waiting = [atom]
-    while waiting:
-        atom = waiting.pop()
-        maker = None if hasattr(atom, "val") else makers.get(atom)
-        if maker is not None and id(maker) not in found:
-            found.add(id(maker))
-            waiting.extend(maker.invars)
-    return found
