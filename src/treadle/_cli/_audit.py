@@ -8,7 +8,7 @@ from typing import Any
 
 from .._audit import Report, audit
 from .._errors import ArgumentTypeError, ArgumentValueError
-from ._inspect_report import make_console
+from ._console import make_console
 from ._target import call_target
 
 _DESCRIPTION = """Reads the program that JAX traces and compiles for a step, and says what is wrong

@@ -11,8 +11,9 @@ from .._errors import ArgumentValueError, CheckpointError
 from ..checkpoint import open as open_checkpoint
 from ..checkpoint._save import is_checkpoint
 from ._compared import compare
+from ._console import make_console
 from ._found import Found, find_checkpoint
-from ._inspect_report import make_console, tell, tell_difference, tell_steps
+from ._inspect_report import tell, tell_difference, tell_steps
 from ._inspected import Inspected, Listed, inspect
 
 _DESCRIPTION = """Tells what is in a checkpoint: its leaves, their shapes, dtypes and sizes, and

@@ -1,8 +1,6 @@
 """What `treadle inspect` says, in the terminal."""
 
 import json
-import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,27 +11,12 @@ from rich.text import Text
 
 from .._units import binary
 from ._compared import Compared, Row
+from ._console import ENDLESS, printable
 from ._found import Found
 from ._inspected import Inspected, Leaf, Listed
 
-# Where no terminal breaks the lines, nothing is broken: for `grep`.
-_ENDLESS = 10_000
 # As much of one entry of the metadata as is shown.
 _LONG = 300
-
-
-def make_console() -> Console:
-    """A console for tables: as wide as the terminal, or as `COLUMNS` says."""
-    endless = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
-    return Console(highlight=False, width=_ENDLESS if endless else None)
-
-
-def printable(text: str) -> str:
-    """Text that somebody else wrote, without what would command the terminal."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
 
 
 def _text(value: str, style: str = "") -> Text:
@@ -69,7 +52,7 @@ def tell_steps(console: Console, found: Found, listed: Sequence[Listed]) -> None
     console.print(_text(str(found.directory), "bold"), soft_wrap=True)
     names = list(dict.fromkeys(name for item in listed for name in item.metrics or {}))
     table = _steps(found, listed, names)
-    wanted = console.measure(table, options=console.options.update(max_width=_ENDLESS)).maximum
+    wanted = console.measure(table, options=console.options.update(max_width=ENDLESS)).maximum
     if wanted > console.width:
         table = _steps(found, listed, None)
     console.print(table)

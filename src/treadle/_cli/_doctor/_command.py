@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .._inspect_report import make_console, printable
+from .._console import make_console, printable
 from ._cached import cached
 from ._check import Check
 from ._machine import machine
