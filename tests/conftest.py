@@ -1,6 +1,8 @@
 """Strict JAX for every test, several devices, and keys on demand."""
 
+import gc
 import os
+import pathlib
 
 # Before JAX is imported: four CPU devices, so that nothing gets used to there being one; and no
 # compilation cache outside the tests' own.
@@ -23,6 +25,20 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+# A process may have 65,530 maps of memory, and each compiled program takes a few: the whole suite
+# in two processes comes to them, and XLA then ends the process.
+MAPS = pathlib.Path("/proc/self/maps")
+MANY_MAPS = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_maps():
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def requirement_name(requirement: str) -> str:
 
 
 def test_the_extras_of_the_design_are_there():
-    names = {"demo", "testing", "track", "interop", "export", "docs", "bench", "dev"}
+    names = {"demo", "testing", "track", "data", "interop", "export", "docs", "bench", "dev"}
     assert set(EXTRAS) == names
 
 

@@ -66,11 +66,14 @@ from .checkpoint import load as load
 from .checkpoint import save as save
 
 if _typing.TYPE_CHECKING:
+    from . import interop as interop
     from . import testing as testing
+
+# Imported when they are used: they need extras.
+_LAZY = ("interop", "testing")
 
 
 def __getattr__(name: str) -> _typing.Any:
-    # Imported when it is used: it needs hypothesis, which is an extra.
-    if name == "testing":
-        return _importlib.import_module(".testing", __name__)
+    if name in _LAZY:
+        return _importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
