@@ -33,7 +33,7 @@ def renamed(paths: Sequence[str], rename: Door[Mapping[str, str] | None]) -> dic
     names: dict[str, str] = {}
     owners: dict[str, str] = {}
     for path in paths:
-        name = next((n for o, w in rules if (n := _apply(o, w, path)) is not None), path)
+        name = next((n for o, w in rules if (n := applied(o, w, path)) is not None), path)
         if name in owners:
             raise ArgumentValueError(
                 f"`rename` gives {name!r} to two leaves, {owners[name]!r} and {path!r}: rename one "
@@ -55,16 +55,17 @@ def _checked(rename: Any) -> Mapping[str, str]:
     for old, new in rename.items():
         if not isinstance(old, str) or not isinstance(new, str):
             raise ArgumentTypeError(f"`rename` has {old!r}: {new!r}, and both must be strings.")
-        if _signs(old) != _signs(new):
+        if signs(old) != signs(new):
             raise ArgumentValueError(
                 f"`rename` has {old!r}: {new!r}, and the new name must have the same signs "
-                f"({', '.join(_signs(old)) or 'none'}) in the same order, as in "
+                f"({', '.join(signs(old)) or 'none'}) in the same order, as in "
                 "'encoder/**': 'backbone/**'."
             )
     return rename
 
 
-def _signs(glob: str) -> list[str]:
+def signs(glob: str) -> list[str]:
+    """The signs in a glob, in their order."""
     return [
         sign
         for segment in glob.split("/")
@@ -72,7 +73,7 @@ def _signs(glob: str) -> list[str]:
     ]
 
 
-def _apply(old: list[str], new: list[str], path: str) -> str | None:
+def applied(old: list[str], new: list[str], path: str) -> str | None:
     """The new name of a path; None if the old glob does not match it."""
     found = _match(old, path.split("/"))
     if not path:  # The tree itself, which is no segment to `**`, and one of no letters to others.

@@ -12,9 +12,9 @@ from jaxtyping import PyTree
 
 from ..._custom_types import Door
 from ..._errors import CheckpointError, CheckpointNotFoundError
-from ...checkpoint._storage import Spec, casted, from_storage, quoted, settled
-from ...tree._match import some
+from ...checkpoint._storage import quoted, settled
 from ...tree._paths import flatten_with_paths
+from .._leaves import is_read_as, leaf_like
 from .._names import misfits
 from ._format import DTYPES, LONGEST_HEADER, Entry, Header, damaged, parsed
 from ._save import format_of
@@ -69,7 +69,9 @@ def load(path: str | os.PathLike[str], like: Door[PyTree] = None, *, cast: bool 
         {name: (entry.dtype, entry.shape) for name, entry in header.entries.items()},
         wanted,
         told=_told,
-        fit=lambda theirs, ours: theirs[1] == ours[1] and _is_read_as(theirs[0], ours[0], cast),
+        fit=lambda theirs, ours: (
+            theirs[1] == ours[1] and is_read_as(DTYPES[theirs[0]], DTYPES[ours[0]], cast)
+        ),
         where=("the file", "`like`"),
     )
     if wrong:
@@ -102,13 +104,6 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def _told(form: tuple[str, tuple[int, ...]]) -> str:
     return f"{DTYPES[form[0]].name}[{','.join(map(str, form[1]))}]"
-
-
-def _is_read_as(theirs: str, ours: str, cast: bool) -> bool:
-    if theirs == ours:
-        return True
-    specs = [Spec((), DTYPES[name].name, DTYPES[name].name) for name in (theirs, ours)]
-    return cast and specs[0].casts_to(specs[1])
 
 
 def _opened(file: str) -> tuple[Header, Any, int]:
@@ -155,12 +150,4 @@ def _view(mapped: Any, offset: int, entry: Entry, name: str, file: str) -> np.nd
 def _leaf(mapped: Any, offset: int, entry: Entry, name: str, like: Any, file: str) -> Any:
     # A copy, for JAX takes an array as it is where it can, and the file may change or go.
     stored = np.array(_view(mapped, offset, entry, name, file))
-    spec = Spec(entry.shape, stored.dtype.name, stored.dtype.name)
-    try:
-        if type(like) not in (bool, int, float):
-            stored = casted(stored, spec, like)
-        return from_storage(stored, like)
-    except OverflowError as error:
-        raise CheckpointError(
-            f"{quoted(name)} of {file!r} cannot be cast to what `like` has: {some([str(error)])}."
-        ) from error
+    return leaf_like(stored, like, f"{quoted(name)} of {file!r}")
