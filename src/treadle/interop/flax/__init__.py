@@ -1,1 +1,6 @@
-"""Placeholder."""
+"""Flax modules, Linen's and NNX's, as Equinox modules, and their variables back."""
+
+from ._linen import LinenModule as LinenModule
+from ._linen import LinenModuleWithState as LinenModuleWithState
+from ._linen import from_linen as from_linen
+from ._linen import to_linen as to_linen

@@ -1,0 +1,86 @@
+"""Variables that a call writes, as Equinox's `nn.State`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+import jax.tree_util as jtu
+from jaxtyping import PyTree
+
+from .._errors import TreeError
+from ..tree._match import mismatches, some
+
+Indices = dict[str, eqx.nn.StateIndex]
+
+
+class _Name:
+    """A step of a path that prints as the name alone."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class _Nameless:
+    """Indices by name; what `make_with_state` calls a state begins with the name of the class.
+
+    It has none, so that a state goes by the name of its collection, `batch_stats`, in paths and in
+    checkpoints.
+    """
+
+    def __init__(self, indices: Indices):
+        self.indices = indices
+
+
+_Nameless.__name__ = ""
+jtu.register_pytree_with_keys(
+    _Nameless,
+    lambda node: ([(_Name(name), i) for name, i in node.indices.items()], tuple(node.indices)),
+    lambda names, children: _Nameless(dict(zip(names, children, strict=True))),
+)
+
+
+def stated(collections: Mapping[str, PyTree]) -> tuple[Indices, eqx.nn.State]:
+    """The places of collections in a state, and the state that holds them."""
+    indices = {name: eqx.nn.StateIndex(value) for name, value in collections.items()}
+    nameless, model_state = eqx.nn.make_with_state(_Nameless)(indices)
+    return nameless.indices, model_state
+
+
+def read(indices: Indices, model_state: eqx.nn.State) -> dict[str, PyTree]:
+    """The collections in a state, by name."""
+    return {name: model_state.get(index) for name, index in indices.items()}
+
+
+def written(
+    indices: Indices, model_state: eqx.nn.State, new: Mapping[str, Any], what: str
+) -> eqx.nn.State:
+    """The next state.
+
+    Args:
+        indices: The places of the collections.
+        model_state: The state before.
+        new: The collections as a call left them.
+        what: Whose call it was, for the message.
+
+    Raises:
+        TreeError: They have other variables, shapes or dtypes than before.
+    """
+    for name, index in indices.items():
+        old = model_state.get(index)
+        problems = mismatches(old, new[name], ("what it was given", "what it left"), _same_kind)
+        if problems:
+            raise TreeError(
+                f"The call of {what} changed the make of its collection {name!r}: "
+                f"{some(problems, separator='; ')}. A state keeps its variables, shapes and "
+                f"dtypes: initialise the module with all that it writes, with inputs of these "
+                f"shapes."
+            )
+        model_state = model_state.set(index, new[name])
+    return model_state
+
+
+def _same_kind(old: Any, new: Any) -> bool:
+    return old.shape == new.shape and old.dtype == new.dtype

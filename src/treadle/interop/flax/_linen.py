@@ -1,0 +1,371 @@
+"""Flax Linen modules as Equinox modules, and their variables back."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ..._custom_types import Door
+from ..._errors import ArgumentTypeError, ArgumentValueError, TreeError
+from ...tree._paths import flatten_with_paths
+from .._collections import Indices, read, stated, written
+from .._expand import expanded, squeezed
+from .._held import Held
+from .._keys import stream_keys
+from .._modes import Keywords, bound, modes_of
+from .._packages import required
+from ._linen_errors import told
+from ._norms import linen_norms_checked
+
+PARAMS = "params"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Definition:
+    """All of a wrapped module that is no array."""
+
+    module: Held
+    rngs: tuple[str, ...]
+    training: Keywords
+    inference: Keywords
+    axis_name: str
+    expand: bool = False
+
+    @property
+    def name(self) -> str:
+        return type(self.module.value).__name__
+
+    def apply(
+        self,
+        variables: dict[str, PyTree],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        key: Any,
+        method: Any,
+        inference: bool,
+        mutable: list[str] | bool,
+    ) -> Any:
+        """`module.apply`, with what the mode and the streams want."""
+        core = required("flax.core", "flax")
+        module = self.module.value
+        keywords = self.inference if inference else self.training
+        given = bound(keywords, _signature(module, method), args, kwargs, self.name)
+        if self.expand:
+            args, given = expanded((args, given))
+        rngs = None
+        if key is not None and self.rngs:
+            keys = stream_keys(key, len(self.rngs))
+            rngs = dict(zip(self.rngs, keys, strict=True))
+        collections = list(variables)
+        with (
+            told(self.name, self.rngs, rngs is not None, collections),
+            linen_norms_checked(self.axis_name),
+        ):
+            answer = module.apply(
+                variables, *args, rngs=rngs, method=method, mutable=mutable, **given
+            )
+        out, new = answer if mutable else (answer, {})
+        out = squeezed(out, self.name) if self.expand else out
+        return (out, core.unfreeze(new)) if mutable else out
+
+
+class LinenModule(eqx.Module):
+    """A Linen module with its parameters, as `from_linen` makes one.
+
+    A pytree whose leaves are Flax's own parameters, under Flax's names: `params/Dense_0/kernel`.
+
+    Attributes:
+        params: The collection `"params"`.
+        inference: Whether the call gets the arguments of inference; what
+            `eqx.nn.inference_mode` switches.
+    """
+
+    params: dict[str, Any]
+    inference: bool
+    definition: _Definition = eqx.field(static=True)
+
+    def __call__(
+        self,
+        *args: Any,
+        key: Any = None,
+        method: Door[str | Callable[..., Any] | None] = None,
+        **kwargs: Any,
+    ) -> Any:
+        """What the Linen module returns.
+
+        Args:
+            args: As the Linen module takes them.
+            key: For the streams that `rngs` names: with one, the call draws what
+                `module.apply(variables, x, rngs={"dropout": key})` does; with several, the stream
+                at index `i` gets `fold_in(key, i)`.
+            method: Another method than `__call__`.
+            kwargs: As the Linen module takes them; they win over those of the mode.
+
+        Raises:
+            ArgumentTypeError: The module takes other arguments.
+            ArgumentValueError: It draws and has no key, or is a batch norm that sees one example.
+            TreeError: Its variables are not the module's.
+        """
+        return self.definition.apply(
+            {PARAMS: self.params},
+            args,
+            kwargs,
+            key=key,
+            method=method,
+            inference=self.inference,
+            mutable=False,
+        )
+
+    def per_example(self) -> "LinenModule":
+        """The same model, called on one example where the module wants a batch.
+
+        Each array goes in with an axis of length one in front, and comes out without it: for
+        `treadle.predict` and `treadle.export` of a module that flattens by `x.shape[0]`.
+        """
+        return dataclasses.replace(self, definition=_expanding(self.definition))
+
+
+class LinenModuleWithState(eqx.Module):
+    """A Linen module whose call writes variables, as `from_linen` makes one beside a state.
+
+    Attributes:
+        params: The collection `"params"`.
+        collections: Where the state has the others.
+        inference: Whether the call gets the arguments of inference; what
+            `eqx.nn.inference_mode` switches.
+    """
+
+    params: dict[str, Any]
+    collections: Indices
+    inference: bool
+    definition: _Definition = eqx.field(static=True)
+
+    def __call__(
+        self,
+        x: PyTree,
+        model_state: Door[eqx.nn.State],
+        *args: Any,
+        key: Any = None,
+        method: Door[str | Callable[..., Any] | None] = None,
+        **kwargs: Any,
+    ) -> tuple[Any, eqx.nn.State]:
+        """What the Linen module returns, and the next state.
+
+        Args:
+            x: The first argument of the Linen module.
+            model_state: The state of the other collections.
+            args: The further arguments of the Linen module.
+            key: See `LinenModule`.
+            method: Another method than `__call__`.
+            kwargs: As the Linen module takes them; they win over those of the mode.
+
+        Raises:
+            ArgumentTypeError, ArgumentValueError, TreeError: See `LinenModule`; and the call left
+                other variables than it was given.
+        """
+        if not isinstance(model_state, eqx.nn.State):
+            raise ArgumentTypeError(
+                f"`model_state` is a {type(model_state).__name__}: a model whose call writes "
+                f"variables takes its state second, `out, model_state = model(x, model_state)`, "
+                f"and the loss is that of `TrainStep(..., stateful=True)`."
+            )
+        held = read(self.collections, model_state)
+        out, new = self.definition.apply(
+            {PARAMS: self.params, **held},
+            (x, *args),
+            kwargs,
+            key=key,
+            method=method,
+            inference=self.inference,
+            mutable=list(held),
+        )
+        return out, written(self.collections, model_state, new, self.definition.name)
+
+    def per_example(self) -> "LinenModuleWithState":
+        """The same model, called on one example where the module wants a batch.
+
+        See `LinenModule.per_example`. In training the statistics would be those of one example.
+        """
+        return dataclasses.replace(self, definition=_expanding(self.definition))
+
+
+def _expanding(definition: _Definition) -> _Definition:
+    return dataclasses.replace(definition, expand=True)
+
+
+def _signature(module: Any, method: Any) -> inspect.Signature | None:
+    """How a method is called, without `self`."""
+    if method is None:
+        method = "__call__"
+    function = getattr(type(module), method, None) if isinstance(method, str) else method
+    if function is None:
+        raise ArgumentValueError(f"`method` (={method!r}) is no method of {type(module).__name__}.")
+    signature = inspect.signature(function)
+    _, *parameters = signature.parameters.values()
+    return signature.replace(parameters=parameters)
+
+
+def from_linen(
+    module: Any,
+    variables: Door[Mapping[str, PyTree]],
+    *,
+    rngs: Door[Sequence[str]] = ("dropout",),
+    mutable: Door[Sequence[str]] = ("batch_stats",),
+    training: Door[Mapping[str, Any] | None] = None,
+    inference: Door[Mapping[str, Any] | None] = None,
+    axis_name: str = "batch",
+) -> LinenModule | tuple[LinenModuleWithState, eqx.nn.State]:
+    """A Flax Linen module as an Equinox module: it trains, freezes and is saved like any other.
+
+    The parameters are leaves under Flax's names (`params/Dense_0/kernel`); the module itself is
+    static. What a call writes beside them (the running statistics of a batch norm) is an
+    `eqx.nn.State`, for `TrainStep(..., stateful=True)`.
+
+    A flag that says whether the module trains is set by `eqx.nn.inference_mode`. It is found by its
+    name: `train`, `training`, `is_training`, `is_train` are true in training, `deterministic`,
+    `use_running_average` and `inference` false. One of another name is told.
+
+    Args:
+        module: The Linen module, not bound.
+        variables: What `module.init` returned: `{"params": ..., "batch_stats": ...}`.
+        rngs: The streams that a call draws from; see `LinenModule.__call__` for their keys.
+        mutable: The collections that a call writes. Those of them that `variables` have make the
+            state, and all collections but `"params"` must be among them.
+        training: Keyword arguments of the call in training, `{"train": True}`.
+        inference: The same arguments in inference, `{"train": False}`.
+        axis_name: The name of the mapped axis of examples, as for `TrainStep`. A Linen batch norm
+            inside of it must have it too, or see the whole batch (`batched=True`).
+
+    Returns:
+        The model, called as `model(x, key=key)`; where `variables` have one of the `mutable`
+        collections, a pair: the model, called as `model(x, model_state, key=key)`, which returns
+        its output and the next state, and the state before the first step.
+
+    Raises:
+        ArgumentTypeError: `module` is no Linen module, or another argument is of the wrong type.
+        ArgumentValueError: `training` and `inference` do not fit each other, or the module's call.
+        TreeError: `variables` lack `"params"`, or have a collection that is not in `mutable`.
+        MissingExtraError: Flax is not installed.
+
+    Example:
+        >>> variables = module.init(jax.random.key(0), images[:1])
+        >>> model = treadle.interop.flax.from_linen(module, variables)
+        >>> state = step.init(model, key=jax.random.key(1))
+    """
+    _require_linen(module)
+    streams = _names("rngs", rngs)
+    writes = _names("mutable", mutable)
+    name = type(module).__name__
+    collections = _collections(variables, writes)
+    params = collections.pop(PARAMS)
+    modes = modes_of(training, inference, _signature(module, None), name)
+    definition = _Definition(Held(module), streams, *modes, axis_name)
+    if not collections:
+        return LinenModule(params, False, definition)
+    indices, model_state = stated(collections)
+    return LinenModuleWithState(params, indices, False, definition), model_state
+
+
+def to_linen(
+    model: Door[LinenModule | LinenModuleWithState],
+    model_state: Door[eqx.nn.State | None] = None,
+) -> dict[str, PyTree]:
+    """The variables of a Linen module: what `module.apply` takes.
+
+    The inverse of `from_linen`, bit for bit.
+
+    Args:
+        model: What `from_linen` made, at any point of its training: `state.model`.
+        model_state: Its state, where it has one: `state.model_state`.
+
+    Returns:
+        Plain dictionaries of arrays by collection: `{"params": ..., "batch_stats": ...}`.
+
+    Raises:
+        ArgumentTypeError: The model did not come from `from_linen`, or its state is missing or not
+            wanted.
+
+    Example:
+        >>> variables = treadle.interop.flax.to_linen(state.model, state.model_state)
+        >>> logits = module.apply(variables, images, train=False)
+    """
+    if isinstance(model, LinenModule) and model_state is None:
+        return {PARAMS: model.params}
+    if isinstance(model, LinenModuleWithState) and isinstance(model_state, eqx.nn.State):
+        return {PARAMS: model.params, **read(model.collections, model_state)}
+    if isinstance(model, LinenModuleWithState):
+        raise ArgumentTypeError(
+            f"`model_state` is a {type(model_state).__name__}, and this model keeps "
+            f"{', '.join(map(repr, model.collections))} in one: "
+            f"`to_linen(state.model, state.model_state)`."
+        )
+    if isinstance(model, LinenModule):
+        raise ArgumentTypeError("`model_state` was given, and this model keeps no state.")
+    raise ArgumentTypeError(
+        f"`model` is a {type(model).__name__}, which `from_linen` did not make: hand over "
+        f"`state.model`."
+    )
+
+
+def _require_linen(module: Any) -> None:
+    linen = required("flax.linen", "flax")
+    if isinstance(module, type) and issubclass(module, linen.Module):
+        raise ArgumentTypeError(
+            f"`module` is the class {module.__name__}: give an instance, `{module.__name__}(...)`."
+        )
+    if not isinstance(module, linen.Module):
+        raise ArgumentTypeError(
+            f"`module` is a {type(module).__name__}, no `flax.linen.Module`. NNX modules come in "
+            f"with `from_nnx`, Haiku's transforms with `treadle.interop.haiku.from_haiku`."
+        )
+
+
+def _names(argument: str, given: Any) -> tuple[str, ...]:
+    is_names = isinstance(given, Sequence) and not isinstance(given, str)
+    if not is_names or not all(isinstance(name, str) for name in given):
+        raise ArgumentTypeError(
+            f"`{argument}` (={given!r}) must be a tuple of names, such as ('dropout',)."
+        )
+    return tuple(given)
+
+
+def _collections(variables: Any, writes: tuple[str, ...]) -> dict[str, Any]:
+    """The collections as plain dictionaries of arrays.
+
+    Raises:
+        ArgumentTypeError: They are no dictionaries of arrays.
+        TreeError: One is missing or unexpected.
+    """
+    if not isinstance(variables, Mapping):
+        raise ArgumentTypeError(
+            f"`variables` is a {type(variables).__name__}: give what `module.init` returned; of a "
+            f"Flax `TrainState` that is `{{'params': state.params}}`, with its other collections."
+        )
+    plain = required("flax.core", "flax").unfreeze(variables)
+    found = list(plain)
+    if PARAMS not in plain:
+        raise TreeError(
+            f"`variables` lack the collection 'params': they have "
+            f"{', '.join(map(repr, found)) or 'none'}. Parameters alone go in as "
+            f"`{{'params': params}}`."
+        )
+    strange = [name for name in found if name != PARAMS and name not in writes]
+    if strange:
+        raise TreeError(
+            f"`variables` have the collections {', '.join(map(repr, strange))}, which `mutable` "
+            f"(={writes!r}) does not name. What is no parameter is not trained, and lives in the "
+            f"model's state: name it, `mutable={(*writes, *strange)!r}`; or leave it out of "
+            f"`variables`, if the call does not need it."
+        )
+    for path, leaf in flatten_with_paths(plain)[0]:
+        if not eqx.is_array_like(leaf):
+            raise ArgumentTypeError(
+                f"`variables` have a {type(leaf).__name__} at {path!r}, which is no array."
+            )
+    return {name: jax.tree.map(jnp.asarray, tree) for name, tree in plain.items()}

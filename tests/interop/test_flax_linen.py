@@ -1,0 +1,526 @@
+"""Linen modules: what they compute, how they train, what goes back, and what is refused."""
+
+import functools
+
+import equinox as eqx
+import flax.core
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.training.train_state import TrainState as FlaxState
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.helpers import assert_close, assert_same, make_batch
+
+import treadle
+from treadle import ArgumentTypeError, ArgumentValueError, MissingExtraError, TrainStep, TreeError
+from treadle.interop.flax import LinenModule, LinenModuleWithState, from_linen, to_linen
+from treadle.testing import check_roundtrip, check_serialisation
+
+
+class MLP(nn.Module):
+    rate: float = 0.0
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        x = nn.relu(nn.Dense(self.width)(x))
+        x = nn.Dropout(self.rate, deterministic=not train)(x)
+        return nn.Dense(3)(x)
+
+
+class Normed(nn.Module):
+    """Flattens a batch of images by its first axis, as Flax's own examples do."""
+
+    axis_name: str | None = None
+    flatten: bool = True
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = True):
+        if self.flatten:
+            x = x.reshape((x.shape[0], -1))
+        x = nn.Dense(8)(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)(x)
+        return nn.Dense(3)(nn.tanh(x))
+
+
+X, Y = make_batch(16)
+BATCHES = [make_batch(16, seed=seed) for seed in range(20)]
+
+
+def cross_entropy(logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def one_loss(model, example, key):
+    x, y = example
+    return cross_entropy(model(x, key=key), y)
+
+
+def whole_loss(model, batch, key):
+    x, y = batch
+    return cross_entropy(model(x, key=key), y).mean()
+
+
+def whole_stateful(model, model_state, batch, key):
+    x, y = batch
+    logits, model_state = model(x, model_state, key=key)
+    return cross_entropy(logits, y).mean(), model_state
+
+
+def one_stateful(model, model_state, example, key):
+    x, y = example
+    logits, model_state = model(x, model_state, key=key)
+    return cross_entropy(logits, y), model_state
+
+
+@functools.cache
+def initial(module):
+    return module.init(jax.random.key(0), X[:2], train=False)
+
+
+@functools.cache
+def flax_run(module):
+    """The loop that Flax's own pages have, with its `TrainState`; the losses, and what is left."""
+    variables = initial(module)
+    has_stats = "batch_stats" in variables
+    state = FlaxState.create(
+        apply_fn=module.apply, params=variables["params"], tx=optax.adamw(1e-3)
+    )
+
+    @jax.jit
+    def step(state, stats, batch):
+        x, y = batch
+
+        def loss_fn(params):
+            given = {"params": params, **stats}
+            if not has_stats:
+                return whole(state.apply_fn(given, x, train=True), y), stats
+            logits, new = state.apply_fn(given, x, train=True, mutable=["batch_stats"])
+            return whole(logits, y), new
+
+        def whole(logits, y):
+            return cross_entropy(logits, y).mean()
+
+        (loss, stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        with jax.numpy_dtype_promotion("standard"):
+            return state.apply_gradients(grads=grads), stats, loss
+
+    stats = {"batch_stats": variables["batch_stats"]} if has_stats else {}
+    losses = []
+    for batch in BATCHES:
+        state, stats, loss = step(state, stats, batch)
+        losses.append(loss)
+    return np.stack(losses), {"params": state.params, **stats}
+
+
+def our_run(step, made):
+    state = step.init(made, key=jax.random.key(1))
+    losses = []
+    for batch in BATCHES:
+        state, metrics = step(state, batch)
+        losses.append(metrics["loss"])
+    return np.stack(losses), state
+
+
+@functools.cache
+def one_step():
+    return TrainStep(one_loss, optax.adamw(1e-3))
+
+
+@functools.cache
+def normed_step():
+    return TrainStep(whole_stateful, optax.adamw(1e-3), batched=True, stateful=True)
+
+
+@functools.cache
+def trained_mlp():
+    return our_run(one_step(), from_linen(MLP(), initial(MLP())))
+
+
+@functools.cache
+def trained_normed():
+    """A state, for tests that only look at it."""
+    return our_run(normed_step(), from_linen(Normed(), initial(Normed())))
+
+
+def test_parameters_are_leaves_under_flax_s_names():
+    model = from_linen(MLP(), initial(MLP()))
+    assert treadle.tree.paths(model) == [
+        "params/Dense_0/bias",
+        "params/Dense_0/kernel",
+        "params/Dense_1/bias",
+        "params/Dense_1/kernel",
+        "inference",
+    ]
+    assert type(model) is LinenModule
+    _, state = trained_normed()
+    names = treadle.tree.paths(state)
+    assert "model/params/BatchNorm_0/scale" in names
+    assert [name for name in names if name.startswith("model_state")] == [
+        "model_state/batch_stats/BatchNorm_0/mean",
+        "model_state/batch_stats/BatchNorm_0/var",
+    ]
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["examples", "batched"])
+def test_twenty_steps_are_flax_s_own_bit_for_bit(batched):
+    expected, variables = flax_run(MLP())
+    if batched:
+        step = TrainStep(whole_loss, optax.adamw(1e-3), batched=True)
+        losses, state = our_run(step, from_linen(MLP(), initial(MLP())))
+    else:
+        losses, state = trained_mlp()
+    assert losses.tobytes() == expected.tobytes()
+    assert_same(to_linen(state.model), variables)
+
+
+def test_twenty_steps_of_a_batch_norm_are_flax_s_own():
+    expected, variables = flax_run(Normed())
+    losses, state = trained_normed()
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    back = to_linen(state.model, state.model_state)
+    assert_close(back, variables, rtol=1e-6, atol=1e-6)
+    assert np.any(back["batch_stats"]["BatchNorm_0"]["mean"] != 0)
+
+
+def test_a_batch_norm_with_the_axis_of_the_examples_trains_on_examples():
+    module = Normed(axis_name="batch", flatten=False)
+    step = TrainStep(one_stateful, optax.adamw(1e-3), stateful=True)
+    losses, state = our_run(step, from_linen(module, initial(Normed())))
+    expected, variables = flax_run(Normed())
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    back = to_linen(state.model, state.model_state)
+    assert_close(back, variables, rtol=1e-6, atol=1e-6)
+
+
+def test_draws_are_those_of_apply_with_the_same_key():
+    module = MLP(rate=0.5)
+    model = from_linen(module, initial(MLP()))
+    key = jax.random.key(3)
+    expected = module.apply(initial(MLP()), X, train=True, rngs={"dropout": key})
+    assert_same(model(X, key=key), expected)
+    assert np.any(np.asarray(expected) != np.asarray(model(X, key=jax.random.key(4))))
+    # In inference nothing is drawn, and no key is wanted.
+    calm = eqx.nn.inference_mode(model)
+    assert_same(calm(X), module.apply(initial(MLP()), X, train=False))
+    assert_same(calm(X, key=key), calm(X))
+
+
+def test_several_streams_draw_with_keys_of_their_own():
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            draw = functools.partial(jax.random.normal, shape=x.shape)
+            return draw(self.make_rng("dropout")), draw(self.make_rng("noise"))
+
+    model = from_linen(Noisy(), {"params": {}}, rngs=("dropout", "noise"))
+    key = jax.random.key(3)
+    keys = {"dropout": jax.random.fold_in(key, 0), "noise": jax.random.fold_in(key, 1)}
+    one, two = model(X, key=key)
+    assert_same((one, two), Noisy().apply({}, X, rngs=keys))
+    assert np.all(np.asarray(one) != np.asarray(two))
+    with pytest.raises(ArgumentValueError, match=r"`rngs` \(=\('dropout',\)\) does not name"):
+        from_linen(Noisy(), {"params": {}})(X, key=key)
+
+
+def test_each_example_drops_by_its_own_key():
+    step = TrainStep(one_loss, optax.adamw(1e-3))
+    module = MLP(rate=0.5)
+    losses, state = our_run(step, from_linen(module, initial(MLP())))
+    again, same = our_run(step, from_linen(module, initial(MLP())))
+    assert len(step.compilations) == 1
+    assert_same(losses, again)
+    assert_same(state.model, same.model)
+    rows = np.broadcast_to(X[0], (4, 6))
+    outputs = treadle.predict(state, rows, batch_size=4, key=jax.random.key(0), inference=False)
+    assert len({row.tobytes() for row in outputs}) > 1
+
+
+def test_only_what_a_glob_names_is_trained():
+    step = TrainStep(one_loss, optax.adamw(1e-1), trainable="params/Dense_0/**")
+    model = from_linen(MLP(), initial(MLP()))
+    state, _ = step(step.init(model, key=jax.random.key(0)), (X, Y))
+    params, before = state.model.params, initial(MLP())["params"]
+    assert_same(params["Dense_1"], before["Dense_1"])
+    assert np.all(np.asarray(params["Dense_0"]["bias"]) != np.asarray(before["Dense_0"]["bias"]))
+
+
+def test_steps_are_ready_for_production():
+    for step, (_, state) in ((one_step(), trained_mlp()), (normed_step(), trained_normed())):
+        report = treadle.audit(step, state, (X, Y))
+        assert report.ok, report
+
+
+def test_states_are_saved_and_loaded(tmp_path):
+    _, state = trained_normed()
+    treadle.save(tmp_path / "normed", state)
+    like = normed_step().init(from_linen(Normed(), initial(Normed())), key=jax.random.key(5))
+    loaded = treadle.load(tmp_path / "normed", like)
+    assert_same(loaded, state)
+    check_serialisation(state)
+    with treadle.checkpoint.open(tmp_path / "normed") as checkpoint:
+        assert "model_state/batch_stats/BatchNorm_0/var" in checkpoint
+
+
+def test_predictions_evaluations_and_exports_are_those_of_inference():
+    _, state = trained_normed()
+    variables = to_linen(state.model, state.model_state)
+    expected = Normed().apply(variables, X, train=False)
+
+    def metric_fn(model, model_state, batch):
+        logits, _ = model(batch, model_state)
+        return {"mean": logits.mean()}
+
+    measure = treadle.EvalStep(metric_fn, batched=True, stateful=True)
+    mean = treadle.evaluate(measure, state, [X])["mean"]
+    np.testing.assert_allclose(mean, expected.mean(), rtol=1e-5)
+    # One example at a time, where the module flattens by the axis of a batch.
+    pair = state.model.per_example(), state.model_state
+    assert type(pair[0]) is LinenModuleWithState
+    np.testing.assert_allclose(treadle.predict(pair, X, batch_size=8), expected, rtol=1e-5)
+    data = treadle.export(pair, X[0], platforms=["cpu"])
+    for size in (1, 5):
+        np.testing.assert_allclose(
+            treadle.load_exported(data)(X[:size]), expected[:size], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_one_example_of_a_module_that_wants_a_batch():
+    class Summed(nn.Module):
+        @nn.compact
+        def __call__(self, x, mask=None):
+            return {"sum": jnp.sum(x, axis=1), "mask": mask}, (x if mask is None else mask)
+
+    model = from_linen(Summed(), {"params": {}}).per_example()
+    out, _ = model(X[0], mask=X[1])
+    assert_same(out, {"sum": jnp.sum(X[:1], axis=1)[0], "mask": jnp.asarray(X[1])})
+
+    class Scalar(nn.Module):
+        def __call__(self, x):
+            return jnp.sum(x)
+
+    with pytest.raises(ArgumentValueError, match=r"Scalar returned has shape \(\) at ''"):
+        from_linen(Scalar(), {"params": {}}).per_example()(X[0])
+
+
+def test_a_module_with_unhashable_attributes_shares_a_program():
+    class Listed(nn.Module):
+        widths: list
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(self.widths[0])(x)
+
+    step = TrainStep(one_loss, optax.sgd(0.1))
+    variables = Listed([3]).init(jax.random.key(0), X)
+    for _ in range(2):
+        model = from_linen(Listed([3]), variables)
+        step(step.init(model, key=jax.random.key(0)), (X, Y))
+    assert len(step.compilations) == 1
+    # What is equal and is another program is not the same; nor is what cannot be compared.
+    model, widened = from_linen(Listed([3]), variables), from_linen(Listed([3.0]), variables)
+    assert jax.tree.structure(model) != jax.tree.structure(widened)
+    arrays = [from_linen(Listed([np.arange(2)]), variables) for _ in range(2)]
+    assert jax.tree.structure(arrays[0]) != jax.tree.structure(arrays[1])
+    assert "widths = [3]" in repr(model)
+
+
+def test_other_methods_and_arguments():
+    class Coder(nn.Module):
+        def setup(self):
+            self.inner = nn.Dense(2)
+            self.outer = nn.Dense(6)
+
+        def encode(self, x):
+            return self.inner(x)
+
+        def __call__(self, x, mask, *, deterministic):
+            return self.outer(self.encode(x)) * mask, deterministic
+
+    variables = Coder().init(jax.random.key(0), X, X, deterministic=True)
+    model = from_linen(Coder(), variables)
+    assert_same(model(X, method="encode"), Coder().apply(variables, X, method="encode"))
+    assert_same(model(X, method=Coder.encode), Coder().apply(variables, X, method="encode"))
+    out, flag = model(X, mask=X)
+    assert_same(out, Coder().apply(variables, X, X, deterministic=True)[0])
+    assert flag is False
+    assert eqx.nn.inference_mode(model)(X, X)[1] is True
+    assert model(X, X, deterministic=True)[1] is True
+    with pytest.raises(ArgumentTypeError, match=r"(?s)Coder is called as \(x, mask, .*'mask'"):
+        model(X)
+    with pytest.raises(ArgumentValueError, match=r"`method` \(='decode'\) is no method of C"):
+        model(X, method="decode")
+
+
+def test_flags_of_other_names_are_told():
+    class Flagged(nn.Module):
+        @nn.compact
+        def __call__(self, x, mode):
+            return mode
+
+    model = from_linen(
+        Flagged(), {"params": {}}, training={"mode": "train"}, inference={"mode": "eval"}
+    )
+    assert (model(X), eqx.nn.inference_mode(model)(X)) == ("train", "eval")
+    # An argument that the caller gives in its place wins.
+    assert model(X, "other") == "other"
+    make = functools.partial(from_linen, Flagged(), {"params": {}})
+    with pytest.raises(ArgumentTypeError, match=r"called as \(x, mode\), and got .*'mode'"):
+        make()(X)
+    with pytest.raises(ArgumentValueError, match="`training` names 'mode' and `inference` names n"):
+        make(training={"mode": "train"})
+    with pytest.raises(ArgumentValueError, match="'train', which the call of Flagged does not tak"):
+        make(training={"train": True}, inference={"train": False})
+    with pytest.raises(ArgumentTypeError, match=r"`training` \(=True\) is a bool"):
+        make(training=True)
+
+
+def test_a_batch_norm_that_sees_one_example_is_refused():
+    module = Normed(flatten=False)
+    step = TrainStep(one_stateful, optax.adamw(1e-3), stateful=True)
+    state = step.init(from_linen(module, initial(Normed())), key=jax.random.key(0))
+    with pytest.raises(ArgumentValueError, match=r"BatchNorm_0 has no `axis_name`.*batched=True"):
+        step(state, (X, Y))
+    # In inference it normalises by what it has kept: no example needs another.
+    pair = from_linen(module, initial(Normed()))
+    assert treadle.predict(pair, X, batch_size=8).shape == (16, 3)
+
+    class Given(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.BatchNorm()(x, not train)
+
+    model, model_state = from_linen(
+        Given(), Given().init(jax.random.key(0), X, False), axis_name="rows"
+    )
+    mapped = functools.partial(jax.vmap, in_axes=(0, None), axis_name="rows")
+    with pytest.raises(ArgumentValueError, match="the axis 'rows' is mapped"):
+        mapped(lambda x, s: model(x, s)[0])(X, model_state)
+    mapped(lambda x, s: eqx.nn.inference_mode(model)(x, s)[0])(X, model_state)
+
+
+def test_draws_without_a_key_are_refused():
+    with pytest.raises(ArgumentValueError, match=r"MLP draws random numbers and got no key: Dropo"):
+        from_linen(MLP(rate=0.5), initial(MLP()))(X)
+
+
+def without(variables, *path):
+    copy = jax.tree.map(lambda leaf: leaf, variables)
+    *outer, last = path
+    functools.reduce(lambda node, name: node[name], outer, copy).pop(last)
+    return copy
+
+
+def test_variables_that_do_not_fit_are_told():
+    variables = initial(Normed())
+    with pytest.raises(
+        TreeError, match=r"lack what Normed reads: .*batch_stats.* the collections 'params':"
+    ):
+        from_linen(Normed(), without(variables, "batch_stats"))(X)
+    model, state = from_linen(Normed(), without(variables, "params", "Dense_1"))
+    with pytest.raises(TreeError, match=r"does not fit Normed: .*Dense_1"):
+        model(X, state)
+    with pytest.raises(TreeError, match=r"does not fit MLP: .*generate shape \(5, 8\)"):
+        from_linen(MLP(), initial(MLP()))(X[:, :5])
+    with pytest.raises(TreeError, match="lack the collection 'params': they have 'Dense_0', 'Dens"):
+        from_linen(MLP(), initial(MLP())["params"])
+    with pytest.raises(TreeError, match=r"'batch_stats', which `mutable` \(=\(\)\) does not name"):
+        from_linen(Normed(), variables, mutable=())
+    with pytest.raises(ArgumentTypeError, match="`variables` have a str at 'params/a'"):
+        from_linen(MLP(), {"params": {"a": "b"}})
+    with pytest.raises(ArgumentTypeError, match="`variables` is a list"):
+        from_linen(MLP(), [])
+
+
+def test_arguments_of_the_wrong_type_are_told():
+    with pytest.raises(ArgumentTypeError, match="`module` is the class MLP: give an instance"):
+        from_linen(MLP, initial(MLP()))
+    with pytest.raises(ArgumentTypeError, match=r"`module` is a function, no `flax\.linen\.M"):
+        from_linen(whole_loss, initial(MLP()))
+    for name in ("rngs", "mutable"):
+        with pytest.raises(ArgumentTypeError, match=rf"`{name}` \(='dropout'\) must be a tuple"):
+            from_linen(MLP(), initial(MLP()), **{name: "dropout"})
+    model, state = from_linen(Normed(), initial(Normed()))
+    with pytest.raises(ArgumentTypeError, match="`model_state` is a ndarray: a model whose call"):
+        model(X, X)
+    with pytest.raises(ArgumentTypeError, match="NoneType, and this model keeps 'batch_stats'"):
+        to_linen(model)
+    with pytest.raises(ArgumentTypeError, match="`model_state` was given, and this model keeps no"):
+        to_linen(from_linen(MLP(), initial(MLP())), state)
+    with pytest.raises(ArgumentTypeError, match="`model` is a Linear, which `from_linen` did not"):
+        to_linen(eqx.nn.Linear(2, 2, key=jax.random.key(0)))
+
+
+def test_a_call_that_makes_other_variables_is_told():
+    class Counts(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            seen = self.variable("seen", "last", lambda: jnp.zeros(6))
+            seen.value = x
+            return x
+
+    model, state = from_linen(
+        Counts(), {"params": {}, "seen": {"last": np.zeros(6)}}, mutable=("seen",)
+    )
+    _, state = model(jnp.ones(6), state)
+    assert_same(to_linen(model, state)["seen"]["last"], jnp.ones(6))
+    with pytest.raises(TreeError, match=r"changed the make of its collection 'seen': 'last' is fl"):
+        model(jnp.ones((2, 6)), state)
+
+
+shapes = st.lists(st.integers(0, 3), max_size=2)
+arrays = st.builds(
+    lambda shape, dtype, seed: np.random.default_rng(seed).integers(-5, 5, shape).astype(dtype),
+    shapes,
+    st.sampled_from(["float32", "float16", "bfloat16", "int32", "bool"]),
+    st.integers(0, 9),
+)
+trees = st.recursive(
+    st.dictionaries(st.sampled_from(["a", "b", "c/d", "~"]), arrays, max_size=3),
+    lambda inner: st.dictionaries(st.sampled_from(["e", "f"]), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.fixed_dictionaries({"params": trees}, optional={"batch_stats": trees, "cache": trees}))
+def test_variables_come_back_bit_for_bit(variables):
+    variables = jax.tree.map(jnp.asarray, variables)
+
+    def there(variables):
+        made = from_linen(MLP(), variables, mutable=("batch_stats", "cache"))
+        return made if isinstance(made, tuple) else (made,)
+
+    check_roundtrip(there, lambda made: to_linen(*made), variables)
+    # The other way too: the model is the same, and so is its state.
+    check_roundtrip(lambda made: to_linen(*made), there, there(variables))
+
+
+def test_frozen_and_boxed_variables():
+    class Boxed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            init = nn.with_partitioning(nn.initializers.lecun_normal(), (None, "model"))
+            return nn.Dense(3, kernel_init=init)(x)
+
+    variables = Boxed().init(jax.random.key(0), X)
+    model = from_linen(Boxed(), flax.core.freeze(variables))
+    assert "params/Dense_0/kernel/value" in treadle.tree.paths(model)
+    assert_same(to_linen(model), variables)
+    assert_same(model(X), Boxed().apply(variables, X))
+
+
+def test_raw_keys_and_numpy_parameters_are_taken():
+    variables = jax.tree.map(np.asarray, initial(MLP()))
+    model = from_linen(MLP(rate=0.5), variables)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model.params))
+    assert_same(model(X, key=jax.random.PRNGKey(3)), model(X, key=jax.random.key(3)))
+
+
+def test_a_missing_flax_is_told(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "flax.linen", None)
+    with pytest.raises(MissingExtraError, match=r"flax, which is not installed: `pip install 'tre"):
+        from_linen(MLP(), initial(MLP()))
