@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from .._errors import DataError
+from ..data import idx
 from ._extra import require_demo
-from ._idx import read_idx
 from ._prepare import Images, prepare
 
 _IDX_NAMES = {
@@ -65,7 +65,7 @@ def _idx_folder(folder: Path) -> dict[str, np.ndarray]:
             raise DataError(
                 f"`--data` (={folder}) has no {_IDX_NAMES[key][0]} (nor with .gz); it holds {held}."
             )
-    return {key: read_idx(path) for key, path in found.items() if path is not None}
+    return {key: idx(path) for key, path in found.items() if path is not None}
 
 
 def _first_file(folder: Path, names: tuple[str, ...]) -> Path | None:

@@ -1,37 +1,30 @@
-"""Batches of arrays that fit in memory: vectorised, and resumed in O(1)."""
+"""Batches of rows that can be taken by number: vectorised, and resumed in O(1)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Int, PyTree
 
 from .._checks import whole_number
 from .._custom_types import Batch, Door, PRNGKey
 from .._errors import ArgumentTypeError, ArgumentValueError, DataError
 from .._random import as_key
-from ..tree._paths import flatten_with_paths
 from ._door import check_flag
 from ._order import epoch_order, order_words
+from ._rows import ArrayRows, Rows
 
 _VERSION = 1
 
 
-@jax.jit
-def _gather(leaves: list[Array], rows: Int[Array, " batch"]) -> list[Array]:
-    return [leaf[rows] for leaf in leaves]
-
-
 class ArrayBatches:
-    """Batches of arrays in memory; made by `treadle.data.arrays`.
+    """Batches of rows; made by `treadle.data.arrays` and `treadle.data.huggingface`.
 
     Each `iter()` starts again at the first epoch, with the same order. `len()` is the number of
     batches in all, where `epochs` is finite.
 
     Attributes:
-        num_examples: How many examples the arrays hold.
+        num_examples: How many examples there are.
         batch_size: How many of them are in a batch.
         epochs: How often they are all visited; None means without end.
         shuffle: Whether each epoch has an order of its own.
@@ -40,7 +33,7 @@ class ArrayBatches:
 
     def __init__(
         self,
-        tree: PyTree,
+        rows: Rows,
         batch_size: int,
         *,
         key: Any,
@@ -48,8 +41,7 @@ class ArrayBatches:
         drop_remainder: bool,
         epochs: int | None,
     ):
-        named, self._treedef = flatten_with_paths(tree)
-        self.num_examples = _leading_size(named)
+        self.num_examples = rows.num_examples
         self.batch_size = batch_size
         self.epochs = epochs
         self.shuffle = shuffle
@@ -60,11 +52,7 @@ class ArrayBatches:
                 f"{self.num_examples} examples: there would be no batch at all. Give a smaller "
                 "one, or `drop_remainder=False` for a shorter batch."
             )
-        # A base-class view of a memory map (or of another subclass): gathers give plain arrays.
-        self._leaves = [np.asarray(x) if isinstance(x, np.ndarray) else x for _, x in named]
-        places = list(enumerate(self._leaves))
-        self._on_device = [at for at, leaf in places if isinstance(leaf, jax.Array)]
-        self._on_host = [at for at, leaf in places if not isinstance(leaf, jax.Array)]
+        self._rows = rows
         self._root = order_words(as_key(key)) if shuffle else None
 
     @property
@@ -76,15 +64,13 @@ class ArrayBatches:
     @property
     def spec(self) -> PyTree[jax.ShapeDtypeStruct]:
         """The first batch as a tree of `jax.ShapeDtypeStruct`, to compile a step ahead of time."""
-        rows = min(self.batch_size, self.num_examples)
-        structs = [jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for x in self._leaves]
-        return jtu.tree_unflatten(self._treedef, structs)
+        return self._rows.spec(min(self.batch_size, self.num_examples))
 
     def __len__(self) -> int:
         if self.epochs is None:
             raise ArgumentTypeError(
-                "These batches have no length: `epochs` is None, so they never end. Give "
-                "`treadle.data.arrays` a number of `epochs`, or read `batches_per_epoch`."
+                "These batches have no length: `epochs` is None, so they never end. Give a number "
+                "of `epochs`, or read `batches_per_epoch`."
             )
         return self.epochs * self.batches_per_epoch
 
@@ -109,20 +95,7 @@ class ArrayBatches:
         """Batch `number` of an epoch, in memory of its own."""
         start = number * self.batch_size
         stop = min(start + self.batch_size, self.num_examples)
-        index = np.arange(start, stop) if order is None else order[start:stop]
-        out = list(self._leaves)
-        for at in self._on_host:
-            leaf = self._leaves[at]
-            # The slice is copied, for a view would let who writes into a batch change the data.
-            out[at] = leaf[start:stop].copy() if order is None else np.take(leaf, index, axis=0)
-        if self._on_device:
-            # Also where the order is the arrays' own: a slice compiles anew for each start.
-            leaves = [self._leaves[at] for at in self._on_device]
-            for at, leaf in zip(
-                self._on_device, _gather(leaves, index.astype(np.int32)), strict=True
-            ):
-                out[at] = leaf
-        return jtu.tree_unflatten(self._treedef, out)
+        return self._rows.take(slice(start, stop) if order is None else order[start:stop])
 
 
 class ArrayIterator:
@@ -210,36 +183,46 @@ def _position(state: Any, batches: ArrayBatches) -> tuple[int, int]:
     return epoch, number
 
 
-def _leading_size(named: Sequence[tuple[str, Any]]) -> int:
-    """The number of examples, agreed on by every leaf."""
-    if not named:
-        raise DataError("`tree` has no leaves: give it at least one array of examples.")
-    for path, leaf in named:
-        if not isinstance(leaf, (jax.Array, np.ndarray)) or isinstance(leaf, np.ma.MaskedArray):
-            raise ArgumentTypeError(
-                f"`tree` has a leaf {_named(path)} of type {type(leaf).__name__}: every leaf must "
-                "be a NumPy or JAX array with one row for each example, such as `np.asarray(x)`."
-            )
-        if leaf.ndim == 0:
-            raise DataError(
-                f"`tree` has a leaf {_named(path)} without axes (={leaf!r}): every leaf must have "
-                "one row for each example. What is the same for all goes through a step's `args`."
-            )
-    sizes = {path: leaf.shape[0] for path, leaf in named}
-    if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{_named(path)}: {size}" for path, size in sizes.items())
-        raise DataError(
-            f"The leaves of `tree` must have as many rows as one another, one for each example, "
-            f"and have {told}."
+def row_batches(
+    rows: Rows,
+    batch_size: Any,
+    *,
+    key: Any,
+    shuffle: Any,
+    drop_remainder: Any,
+    epochs: Any,
+) -> ArrayBatches:
+    """The batches, once their arguments are known to be good.
+
+    Raises:
+        ArgumentTypeError, ArgumentValueError: They are not.
+    """
+    if shuffle is True and key is None:
+        raise ArgumentTypeError(
+            "`key` (=None) can be None only with `shuffle=False`: the order of each epoch is drawn "
+            "from it. Give it one, `jax.random.key(0)`."
         )
-    size = next(iter(sizes.values()))
-    if size == 0:
-        raise DataError(f"`tree` has no examples: its leaf {_named(named[0][0])} has 0 rows.")
-    return size
+    return ArrayBatches(
+        rows,
+        int(batch_size),
+        key=key,
+        shuffle=shuffle,
+        drop_remainder=drop_remainder,
+        epochs=None if epochs is None else int(epochs),
+    )
 
 
-def _named(path: str) -> str:
-    return f"`{path}`" if path else "(`tree` itself)"
+def check_cut(batch_size: Any, shuffle: Any, drop_remainder: Any, epochs: Any) -> None:
+    """Refuses what does not say how data is cut into batches.
+
+    Raises:
+        ArgumentTypeError, ArgumentValueError: With the name and the value.
+    """
+    whole_number("batch_size", batch_size)
+    check_flag("shuffle", shuffle)
+    check_flag("drop_remainder", drop_remainder)
+    if epochs is not None:
+        whole_number("epochs", epochs, otherwise=", or None to go on without end")
 
 
 def arrays(
@@ -288,21 +271,12 @@ def arrays(
         >>> len(batches)
         6
     """
-    whole_number("batch_size", batch_size)
-    check_flag("shuffle", shuffle)
-    check_flag("drop_remainder", drop_remainder)
-    if epochs is not None:
-        whole_number("epochs", epochs, otherwise=", or None to go on without end")
-    if shuffle and key is None:
-        raise ArgumentTypeError(
-            "`key` (=None) can be None only with `shuffle=False`: the order of each epoch is drawn "
-            "from it. Give it one, `jax.random.key(0)`."
-        )
-    return ArrayBatches(
-        tree,
-        int(batch_size),
+    check_cut(batch_size, shuffle, drop_remainder, epochs)
+    return row_batches(
+        ArrayRows(tree),
+        batch_size,
         key=key,
         shuffle=shuffle,
         drop_remainder=drop_remainder,
-        epochs=None if epochs is None else int(epochs),
+        epochs=epochs,
     )

@@ -3,8 +3,8 @@ import gzip
 import numpy as np
 import pytest
 
-from treadle._cli._idx import read_idx
 from treadle._errors import DataError
+from treadle.data import idx
 
 BYTES = bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 255])
 ZIPPED = gzip.compress(BYTES, mtime=0)  # The time would change the tests' names.
@@ -17,7 +17,7 @@ def write(path, data):
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_reads_bytes(tmp_path, pack):
-    array = read_idx(write(tmp_path / "file", pack(BYTES)))
+    array = idx(write(tmp_path / "file", pack(BYTES)))
     assert array.dtype == np.uint8
     np.testing.assert_array_equal(array, [[1, 2, 3], [4, 5, 255]])
 
@@ -29,7 +29,7 @@ def test_reads_bytes(tmp_path, pack):
 def test_reads_every_type_of_the_format(tmp_path, code, dtype):
     numbers = np.array([1, 0, 100], dtype)
     header = bytes([0, 0, code, 1, 0, 0, 0, 3])
-    array = read_idx(write(tmp_path / "file", header + numbers.astype(f">{dtype}").tobytes()))
+    array = idx(write(tmp_path / "file", header + numbers.astype(f">{dtype}").tobytes()))
     assert array.dtype == numbers.dtype
     np.testing.assert_array_equal(array, numbers)
 
@@ -42,7 +42,7 @@ def test_reads_every_type_of_the_format(tmp_path, code, dtype):
         (b"\x00\x00\x07\x01\x00\x00\x00\x00", "is not an IDX file: .* 00 00 07 01"),
         (BYTES[:9], r"ends within its header of 2 axes"),
         (BYTES[:-1], r"has a header for shape \(2, 3\), which is 6 bytes, but holds 5: it is cut"),
-        (BYTES + b"\x00", r"which is 6 bytes, but holds 7"),
+        (BYTES + b"\x00", r"which is 6 bytes, but holds more"),
         (b"\x00\x00\x08\x03" + b"\xff" * 12, "but holds 0"),
         (ZIPPED[:-9], "is a damaged gzip file .* Fetch it again"),
         (
@@ -55,10 +55,10 @@ def test_reads_every_type_of_the_format(tmp_path, code, dtype):
 def test_says_what_is_wrong_with_a_file(tmp_path, data, message):
     path = write(tmp_path / "train-images-idx3-ubyte", data)
     with pytest.raises(DataError, match=message) as caught:
-        read_idx(path)
+        idx(path)
     assert str(caught.value).startswith(str(path))
 
 
 def test_says_that_a_file_is_missing(tmp_path):
     with pytest.raises(DataError, match="nothing-here cannot be read: No such file"):
-        read_idx(tmp_path / "nothing-here")
+        idx(tmp_path / "nothing-here")

@@ -1,0 +1,83 @@
+"""Reading Parquet files with pyarrow."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .._custom_types import Door
+from .._errors import ArgumentTypeError, ArgumentValueError, DataError, MissingExtraError
+from ._columns import columns_of
+from ._files import as_path, unreadable
+
+
+def parquet(
+    path: Door[str | os.PathLike[str]], columns: Door[Sequence[str] | None] = None
+) -> dict[str, np.ndarray]:
+    """The columns of a Parquet file, by name, in memory.
+
+    Args:
+        path: A file, or a folder of them.
+        columns: Which columns; None for all.
+
+    Returns:
+        A row for each example, in the types that the file has: columns of numbers as one axis,
+        lists of one length (embeddings, images) as further ones. `treadle.data.arrays` takes it.
+
+    Raises:
+        ArgumentTypeError, ArgumentValueError: `path` is no path, or a column is not there.
+        DataError: The file is missing, is cut off or damaged, or a column has missing values,
+            lists of several lengths, or no numbers.
+        MissingExtraError: pyarrow is not installed.
+
+    Example:
+        >>> table = treadle.data.parquet("train.parquet", ["pixels", "label"])
+        >>> batches = treadle.data.arrays(table, 128, key=key)
+    """
+    where = as_path(path)
+    if isinstance(columns, str):
+        raise ArgumentTypeError(f"`columns` (={columns!r}) is a string: put it into a list.")
+    reader = _pyarrow()
+    try:
+        dataset = reader.ParquetDataset(where)
+        _check_columns(columns, dataset.schema.names, where)
+        table = dataset.read(columns=None if columns is None else list(columns))
+        # Some damage shows only here.
+        table.validate(full=True)
+    except FileNotFoundError as error:
+        raise DataError(f"{where} cannot be read: there is no such file.") from error
+    except PermissionError as error:
+        raise unreadable(where, error) from error
+    except ArgumentValueError:
+        raise
+    # Arrow's own derive from all sorts of built-in errors; damaged pages come as `OSError`.
+    except (OSError, ValueError, NotImplementedError, MemoryError) as error:
+        raise DataError(
+            f"{where} is not a Parquet file, or it is cut off or damaged ({_first(error)}): write "
+            "or fetch it again."
+        ) from error
+    return columns_of(table, str(where))
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            "Parquet files need pyarrow, which is not installed: `pip install 'treadle[data]'`."
+        ) from error
+    return pyarrow.parquet
+
+
+def _check_columns(columns: Any, known: list[str], path: Any) -> None:
+    missing = [name for name in columns or () if name not in known]
+    if missing:
+        raise ArgumentValueError(
+            f"`columns` names {', '.join(map(repr, missing))}, which {path} does not have; it has "
+            f"{', '.join(map(repr, known))}."
+        )
+
+
+def _first(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(". ")
