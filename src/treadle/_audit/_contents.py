@@ -5,6 +5,7 @@ import collections
 import contextvars
 import functools
 import gc
+import itertools
 import queue
 import random
 import sys
@@ -31,6 +32,8 @@ _LRU = type(functools.lru_cache(lambda: None))
 
 Generators = (np.random.Generator, np.random.RandomState, random.Random)
 
+Iterators = (itertools.count, types.GeneratorType, type(iter([])), enumerate)
+
 
 class Variables(NamedTuple):
     """Some of a module's variables."""
@@ -45,8 +48,9 @@ def is_users(kind: type) -> bool:
     file = getattr(module, "__file__", None)
     if file is not None:
         return library_of(file) is None
-    # In a notebook, and in what was run from a string, a module has no file.
-    return kind.__module__ == "__main__"
+    # In a notebook, and in what was run from a string, a module has no file; and what was loaded by
+    # its path need not be listed at all.
+    return module is None or kind.__module__ == "__main__"
 
 
 def is_open(kind: type) -> bool:

@@ -40,6 +40,8 @@ class Held:
         self._holders = reach.holders
         self.generators = reach.generators
         self.names_random = reach.names_random
+        self.clocked = reach.clocked
+        self._iterators = reach.iterators
 
     def changes(self) -> list[Change]:
         """What is other than it was."""
@@ -64,7 +66,7 @@ class Held:
     def witness(self, changes: list[Change]) -> Witness:
         """Who watches the lines that make these changes."""
         numbers = sorted({change.holder for change in changes})
-        return Witness([self._holders[at] for at in numbers], self.generators)
+        return Witness([self._holders[at] for at in numbers], self.generators, self._iterators)
 
     @staticmethod
     def placed(changes: list[Change], witness: Witness) -> list[Change]:

@@ -1,8 +1,12 @@
-"""The random states of the host: whether they were drawn from, and putting them back."""
+"""What the host answers with: the random states, read and put back; counters; the clock."""
 
 import contextlib
+import itertools
+import operator
 import random
-from collections.abc import Iterable, Iterator
+import time
+import types
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,3 +60,43 @@ def random_states_kept(generators: Iterable[Any]) -> Iterator[None]:
         random.setstate(of_python)
         for each, state in zip(generators, of_others, strict=True):
             _set_state(each, state)
+
+
+def position_of(iterator: Any) -> Any:
+    """What is other once an iterator was asked for the next thing."""
+    if isinstance(iterator, itertools.count):
+        return repr(iterator)
+    if isinstance(iterator, types.GeneratorType):
+        frame = iterator.gi_frame
+        if frame is None:
+            return None
+        plain = {k: v for k, v in frame.f_locals.items() if isinstance(v, (int, float, str))}
+        return frame.f_lasti, repr(plain)
+    return operator.length_hint(iterator, -1)
+
+
+_MOVED = 1_000_003
+"""Seconds: enough to show in a float32 of the time since 1970."""
+
+
+@contextlib.contextmanager
+def clock_moved(scopes: Sequence[dict[str, Any]]) -> Iterator[None]:
+    """`time.time` gives another day meanwhile, for two traces within a second to differ.
+
+    Args:
+        scopes: Globals in which it may stand under a name of its own.
+    """
+    real = time.time
+    places = [(time.__dict__, "time")]
+    places += [(scope, name) for scope in scopes for name in scope if scope[name] is real]
+
+    def moved() -> float:
+        return real() + _MOVED
+
+    try:
+        for scope, name in places:
+            scope[name] = moved
+        yield
+    finally:
+        for scope, name in places:
+            scope[name] = real

@@ -25,7 +25,7 @@ from ._callbacks import calls_back_backward
 from ._comparison import Difference, differences
 from ._flow import Flow, flow_of
 from ._held import Change, Held
-from ._host import fingerprint, random_states_kept
+from ._host import clock_moved, fingerprint, random_states_kept
 from ._lineage import Lineage
 from ._private import (
     counters_kept,
@@ -504,7 +504,9 @@ def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
     """
     call = _called(fn, args, kwargs)
     models = [each.model if isinstance(each, TrainState) else each for each in args]
-    held = Held(call.fn, (models, kwargs))
+    # What is applied in part, or a method, holds arguments of its own.
+    bound = None if isinstance(fn, (TrainStep, EvalStep)) else _partial(fn)
+    held = Held(call.fn, (models, kwargs, bound))
     with contextlib.ExitStack() as kept:
         kept.enter_context(random_states_kept(held.generators))
         start_counting = kept.enter_context(counters_kept())
@@ -539,6 +541,10 @@ def load(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
             held.take_back_tracers()
             if witness.reads:  # By the user, and not by a type checker.
                 differing = _of_more_traces(trace, held, traced.jaxpr)
+        if not differing and held.clocked:
+            with clock_moved(held.clocked):
+                differing = list(differences(traced.jaxpr, trace().jaxpr))
+            held.take_back_tracers()
         witness = held.witness(changes)
         if changes or differing or calls_back_backward(traced.jaxpr.jaxpr):
             held.put_back()

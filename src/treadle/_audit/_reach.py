@@ -4,14 +4,15 @@ import collections
 import dis
 import functools
 import random
+import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from ._contents import Generators, Variables, content_of, is_open, is_users
+from ._contents import Generators, Iterators, Variables, content_of, is_open, is_users
 from ._source import library_of
 
 _MOST = 20_000
@@ -48,13 +49,17 @@ class Reach:
     Attributes:
         holders: What can be changed.
         generators: NumPy's and Python's random generators.
+        iterators: What gives another thing each time that it is asked: counters and the like.
         names_random: Whether some code of the user's names Python's `random`.
+        clocked: The globals of the user's code that names `time.time`.
     """
 
     def __init__(self, *roots: Any):
         self.holders: list[Holder] = []
         self.generators: list[Any] = []
+        self.iterators: list[Any] = []
         self.names_random = False
+        self.clocked: list[dict[str, Any]] = []
         self._seen: dict[int, Any] = {}
         self._waiting = collections.deque[tuple[Any, str, bool]]()
         for root in roots:
@@ -76,6 +81,8 @@ class Reach:
         """What an object leads to, with the name of each, and whether it is the user's."""
         if isinstance(value, Generators):
             self.generators.append(value)
+        elif isinstance(value, Iterators):
+            self.iterators.append(value)
         elif isinstance(value, types.FunctionType):
             yield from self._function(value)
         elif isinstance(value, types.MethodType):
@@ -104,7 +111,9 @@ class Reach:
         owned = library_of(code.co_filename) is None
         cells = [*zip(code.co_freevars, function.__closure__ or (), strict=True)]
         if owned:
-            self.names_random |= _names_random(code, function.__globals__)
+            self.names_random |= _names(code, function.__globals__, "random", _is_random)
+            if _names(code, function.__globals__, "time", _is_clock):
+                self.clocked.append(function.__globals__)
             self._hold(function, function.__name__)
             for name, cell in cells:
                 if id(cell) not in self._seen:
@@ -195,14 +204,20 @@ def stored_globals(code: Any) -> frozenset[str]:
     )
 
 
-def _names_random(code: Any, scope: dict[str, Any]) -> bool:
-    """Whether code, or what is defined in it, names the module `random` or something out of it."""
-    for name in code.co_names:
-        value = scope.get(name)
-        if value is random or isinstance(getattr(value, "__self__", None), random.Random):
-            return True
+def _is_random(value: Any) -> bool:
+    return value is random or isinstance(getattr(value, "__self__", None), random.Random)
+
+
+def _is_clock(value: Any) -> bool:
+    return value is time or value is time.time
+
+
+def _names(code: Any, scope: dict[str, Any], module: str, is_it: Callable[[Any], bool]) -> bool:
+    """Whether code, or what is defined in it, names a module or something out of it."""
+    if any(is_it(scope.get(name)) for name in code.co_names):
+        return True
     imports = (each for each in dis.get_instructions(code) if each.opname == "IMPORT_NAME")
-    if any(each.argval == "random" for each in imports):
+    if any(each.argval == module for each in imports):
         return True
     inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
-    return any(_names_random(each, scope) for each in inner)
+    return any(_names(each, scope, module, is_it) for each in inner)

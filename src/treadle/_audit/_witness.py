@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ._contents import Generators, content_of, is_other
-from ._host import fingerprint, state_of
+from ._host import fingerprint, position_of, state_of
 from ._reach import Holder
 from ._source import Place, library_of
 
@@ -65,6 +65,7 @@ class Witness:
     Args:
         holders: What is changed by the function.
         generators: What it can draw from.
+        iterators: What it can ask for the next thing.
 
     Attributes:
         changes: What was changed, in order.
@@ -72,13 +73,17 @@ class Witness:
         callbacks: The lines that ask JAX to call back, in order.
     """
 
-    def __init__(self, holders: Sequence[Holder], generators: Sequence[Any]):
+    def __init__(
+        self, holders: Sequence[Holder], generators: Sequence[Any], iterators: Sequence[Any] = ()
+    ):
         self.changes: list[Changed] = []
         self.reads: list[Read] = []
         self.callbacks: list[Place] = []
         self._holders = holders
         self._contents = [content_of(holder.value) or {} for holder in holders]
         self._generators = list(generators)
+        self._iterators = list(iterators)
+        self._positions = self._asked_so_far()
         self._local: dict[int, tuple[Any, str]] = {}
         self._print = fingerprint(self._generators, pythons=False)
         self._at: tuple[Any, int] | None = None
@@ -135,6 +140,13 @@ class Witness:
         if print_ != self._print or self._drawn_locally(self._at[0]):
             self._print = print_
             self._read(*self._at, "")
+        positions = self._asked_so_far()
+        if positions != self._positions:
+            self._positions = positions
+            self._read(*self._at, "next")
+
+    def _asked_so_far(self) -> list[Any]:
+        return [position_of(each) for each in self._iterators]
 
     def _drawn_locally(self, frame: Any) -> bool:
         """Whether a generator was drawn from that the function made itself."""
