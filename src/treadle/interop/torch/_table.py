@@ -1,0 +1,163 @@
+"""The table of names: which array of a state dict goes where, and how it lies there."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..._custom_types import Door
+from ..._errors import ArgumentTypeError, ArgumentValueError, TreeError
+from ...checkpoint._rename import applied, signs
+from .._names import or_near
+
+
+@dataclasses.dataclass(frozen=True)
+class Transposed:
+    """A place in the model whose axes are in another order.
+
+    Attributes:
+        path: The place, as a string in the table.
+        axes: Which of their axes each of ours is, as in `numpy.transpose`; by default they are
+            reversed.
+
+    Example:
+        >>> rename = {"fc.weight": Transposed("readout/kernel")}
+    """
+
+    path: str
+    axes: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, init=False)
+class Split:
+    """Several places, whose arrays are one of theirs, one behind the other.
+
+    Attributes:
+        parts: The places, strings or `Transposed`.
+        axis: The axis of theirs that is cut, by default the first; each part gets as much as it
+            has.
+
+    Example:
+        >>> names = [f"layers/*/attention/{name}_proj/weight" for name in ("query", "key", "value")]
+        >>> rename = {"layers.*.self_attn.in_proj_weight": Split(*names)}
+    """
+
+    parts: tuple[str | Transposed, ...]
+    axis: int
+
+    def __init__(self, *parts: Door[str | Transposed], axis: int = 0):
+        object.__setattr__(self, "parts", parts)
+        object.__setattr__(self, "axis", axis)
+
+
+Rename = Mapping[str, str | Transposed | Split | None]
+
+
+class Part(NamedTuple):
+    """One place that an array goes to.
+
+    Attributes:
+        path: Where.
+        axes: How it is transposed: `()` for not at all, None for reversed.
+    """
+
+    path: str
+    axes: tuple[int, ...] | None
+
+
+class Route(NamedTuple):
+    """Where one array of theirs goes.
+
+    Attributes:
+        parts: The places; none for an array that is left out.
+        axis: The axis that is cut, if there are several.
+    """
+
+    parts: tuple[Part, ...]
+    axis: int
+
+
+class _Rule(NamedTuple):
+    key: str
+    glob: list[str]
+    parts: tuple[Part, ...]
+    axis: int
+
+
+def routes_of(names: Sequence[str], rename: Door[Rename | None]) -> dict[str, Route]:
+    """Where each name of a state dict goes.
+
+    A name that no glob matches goes to the place of the same name.
+
+    Args:
+        names: Of the state dict.
+        rename: Places by globs over names.
+
+    Raises:
+        ArgumentTypeError, ArgumentValueError: The table cannot be used.
+        TreeError: A glob matches no name.
+    """
+    rules = [_rule(key, target) for key, target in _checked(rename).items()]
+    plain = {name: name.replace(".", "/") for name in names}
+    idle = [
+        rule.key
+        for rule in rules
+        if not any(applied(rule.glob, rule.glob, path) is not None for path in plain.values())
+    ]
+    if idle:
+        listed = "\n  ".join(f"`{key}`{or_near(key, names, 3)}" for key in idle)
+        raise TreeError(
+            f"`rename` has globs that match none of the {len(names)} names of the state dict:\n"
+            f"  {listed}\n`*` stands for what is between two dots, `**` for any number of such."
+        )
+    return {name: _route(path, rules) for name, path in plain.items()}
+
+
+def _route(path: str, rules: list[_Rule]) -> Route:
+    for rule in rules:
+        if applied(rule.glob, rule.glob, path) is not None:
+            parts = [
+                Part(str(applied(rule.glob, part.path.split("/"), path)), part.axes)
+                for part in rule.parts
+            ]
+            return Route(tuple(parts), rule.axis)
+    return Route((Part(path, ()),), 0)
+
+
+def _checked(rename: Any) -> Mapping[Any, Any]:
+    if rename is None:
+        return {}
+    if not isinstance(rename, Mapping):
+        raise ArgumentTypeError(
+            f"`rename` (={rename!r}) must be a dictionary, {{'fc.*': 'readout/*'}}, not of type "
+            f"{type(rename).__name__}."
+        )
+    return rename
+
+
+def _rule(key: Any, target: Any) -> _Rule:
+    if not isinstance(key, str) or not isinstance(target, str | Transposed | Split | None):
+        raise ArgumentTypeError(
+            f"`rename` has {key!r}: {target!r}. A name of theirs, or a glob, stands for a place in "
+            "the model: a string, a `Transposed`, a `Split`, or None for what is left out."
+        )
+    glob = key.replace(".", "/")
+    inside = () if target is None else target.parts if isinstance(target, Split) else (target,)
+    parts = []
+    for each in inside:
+        part = Part(each.path, each.axes) if isinstance(each, Transposed) else Part(each, ())
+        if not isinstance(part.path, str):
+            raise ArgumentTypeError(
+                f"`rename` has {key!r}: {target!r}, with a place {part.path!r}."
+            )
+        if signs(glob) != signs(part.path):
+            raise ArgumentValueError(
+                f"`rename` has {key!r}: {part.path!r}, and the place must have the same signs "
+                f"({', '.join(signs(glob)) or 'none'}) in the same order, as in "
+                "'encoder.**': 'backbone/**'."
+            )
+        parts.append(part)
+    if isinstance(target, Split) and not parts:
+        raise ArgumentValueError(f"`rename` has {key!r}: `Split()`, which names no place.")
+    return _Rule(
+        key, glob.split("/"), tuple(parts), target.axis if isinstance(target, Split) else 0
+    )
