@@ -36,7 +36,6 @@ from ._errors import TreadleError as TreadleError
 from ._errors import TreeError as TreeError
 from ._evaluate import EvalStep as EvalStep
 from ._evaluate import evaluate as evaluate
-from ._evaluate import predict as predict
 from ._export import Exported as Exported
 from ._export import export as export
 from ._export import load_exported as load_exported
@@ -51,6 +50,7 @@ from ._nonfinite import Operation as Operation
 from ._nonfinite import explain_nonfinite as explain_nonfinite
 from ._precision import LossScale as LossScale
 from ._precision import Precision as Precision
+from ._predict import predict as predict
 from ._state import TrainState as TrainState
 from ._step import TrainStep as TrainStep
 from ._sweep import Sweep as Sweep

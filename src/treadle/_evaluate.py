@@ -1,8 +1,8 @@
-"""`EvalStep`, `evaluate` and `predict`: exact means over any split into batches."""
+"""`EvalStep` and `evaluate`: exact means over any split into batches."""
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -13,27 +13,23 @@ from jaxtyping import PyTree
 
 from ._batch import looks_like_one_batch, num_examples
 from ._casting import computing
-from ._checks import one_of, whole_number
+from ._checks import one_of
 from ._compilations import CompilationLog
-from ._custom_types import Batch, Door, KeyLike, MetricFn, Model
+from ._custom_types import Batch, Door, MetricFn, Model
 from ._diagnose import abstract, annotate, explain
 from ._errors import (
     ArgumentTypeError,
-    ArgumentValueError,
-    BatchError,
-    ConsumedStateError,
     DataError,
     LossError,
 )
 from ._loss import flatten_aux, require_signature
 from ._model_state import fresh
-from ._precision import Precision, PrecisionLike, as_precision
-from ._random import as_key, example_keys, predict_key
-from ._state import Bundle, TrainState, is_deleted
+from ._precision import PrecisionLike, as_precision
+from ._recut import recut
+from ._state import Bundle, TrainState
 from ._weighted import Total, ZeroWeightWarning, as_total, reduce_examples
-from ._weights import optimizer_model
+from ._weights import packed, pair_of
 from .data import ArrayBatches
-from .tree._paths import flatten_with_paths
 
 
 class EvalStep:
@@ -224,7 +220,7 @@ def evaluate(
     one_of("members", members, ("each", "mean"))
     pair = pair_of(model_or_state, weights)
     _require_model_state(eval_step, pair)
-    model = _packed(pair)
+    model = packed(pair)
     stacked = isinstance(model_or_state, TrainState) and model_or_state.members is not None
     pending: list[dict[str, Total]] = []
     sums: dict[str, list[Any]] = {}
@@ -297,69 +293,6 @@ def _plain(value: Any) -> Any:
     return float(value) if np.ndim(value) == 0 else value
 
 
-_WEIGHTS = ("model", "ema", "optimizer")
-
-
-def pair_of(model_or_state: Model | TrainState, weights: str) -> tuple[Model, PyTree]:
-    """The model with the weights that are asked for, and the state of its layers.
-
-    Raises:
-        ArgumentValueError: There are no such weights.
-        ConsumedStateError: If a step has consumed the arrays.
-    """
-    one_of("weights", weights, _WEIGHTS)
-    if isinstance(model_or_state, TrainState):
-        return _weighted_model(model_or_state, weights), model_or_state.model_state
-    if weights != "model":
-        raise ArgumentValueError(
-            f"`weights` (={weights!r}) chooses among the weights of a state, and a model was "
-            f"given: hand over the `TrainState`."
-        )
-    model, model_state = model_or_state, None
-    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[1], eqx.nn.State):
-        model, model_state = model
-    return model_of(model), model_state
-
-
-def _weighted_model(state: TrainState, weights: str) -> Model:
-    if weights == "ema" and state.ema_model is None:
-        raise ArgumentValueError(
-            "`weights` (='ema') asks for the averaged model, and this state has none: train with "
-            "`TrainStep(..., ema=0.999)`."
-        )
-    if weights == "model":
-        return state.model
-    if weights == "ema":
-        return state.ema_model
-    return optimizer_model(state)
-
-
-def model_of(model_or_state: Model | TrainState) -> Model:
-    """The model itself, or the one in a state.
-
-    Raises:
-        ConsumedStateError: If a step has consumed its arrays.
-    """
-    if isinstance(model_or_state, TrainState):
-        return model_or_state.model
-    leaves = jax.tree.leaves(model_or_state)
-    if any(isinstance(leaf, jax.Array) and is_deleted(leaf) for leaf in leaves):
-        raise ConsumedStateError(
-            "The model's arrays are gone: it was borrowed from a state that a step has consumed. "
-            "Use the newest state, or a model from `state.copy()`."
-        )
-    return model_or_state
-
-
-def _packed(pair: tuple[Model, PyTree]) -> Bundle:
-    """The model and its layers' state for the program; NumPy arrays go to the device once."""
-
-    def to_device(leaf: Any) -> Any:
-        return jnp.asarray(leaf) if isinstance(leaf, (np.ndarray, np.generic)) else leaf
-
-    return Bundle.pack(jax.tree.map(to_device, pair))
-
-
 def _require_batches(batches: Any) -> None:
     if isinstance(batches, (Mapping, np.ndarray, jax.Array)) or not isinstance(batches, Iterable):
         raise DataError(
@@ -373,222 +306,3 @@ def _require_batches(batches: Any) -> None:
             "epochs. Write `treadle.data.arrays(..., key=None, shuffle=False, epochs=1, "
             "drop_remainder=False)`."
         )
-
-
-def recut(
-    batches: Iterable[Batch], batch_size: int | None, *, pad: bool
-) -> Iterator[tuple[Batch, int]]:
-    """Batches of one size across the boundaries of the given ones.
-
-    Args:
-        batches: Batches of any sizes.
-        batch_size: The size; the first batch's when `None`.
-        pad: Whether the last batch is filled up by repeating its last row.
-
-    Yields:
-        A batch, and how many of its rows count.
-    """
-    if batch_size is not None:
-        whole_number("batch_size", batch_size, otherwise=", or None for the first batch's")
-    held: list[Batch] = []
-    available = 0
-    first = None
-    for batch in batches:
-        size = num_examples(batch)
-        structure = jax.tree.structure(batch)
-        first = structure if first is None else first
-        if structure != first:
-            raise BatchError(
-                f"`batches` changes its structure on the way, from {first} to {structure}: every "
-                f"batch must have the same."
-            )
-        batch_size = size if batch_size is None else batch_size
-        if not held and size == batch_size:
-            yield batch, size
-            continue
-        held.append(batch)
-        available += size
-        if available >= batch_size:
-            whole = _concatenate(held)
-            start = 0
-            while available - start >= batch_size:
-                yield _rows(whole, start, start + batch_size), batch_size
-                start += batch_size
-            available -= start
-            held = [_rows(whole, start, start + available)] if available else []
-    if available:
-        tail = _concatenate(held)
-        yield (_padded(tail, available, batch_size or available) if pad else tail), available
-
-
-def _concatenate(batches: list[Batch]) -> Batch:
-    if len(batches) == 1:
-        return batches[0]
-    return jax.tree.map(lambda *leaves: _join(leaves), *batches)
-
-
-def _join(leaves: tuple[Any, ...]) -> Any:
-    shapes = list(dict.fromkeys(jnp.shape(leaf) for leaf in leaves))
-    if len({shape[1:] for shape in shapes}) > 1:
-        raise BatchError(
-            f"`batches` have arrays of the shapes {', '.join(map(str, shapes))}, which must be "
-            f"joined to cut batches of one size, and differ behind the leading axis: pad them to "
-            f"one length; or give every batch the same number of examples and leave out "
-            f"`batch_size`, so that none is cut."
-        )
-    if any(isinstance(leaf, jax.Array) for leaf in leaves):
-        return jnp.concatenate(leaves)
-    return np.concatenate(leaves)
-
-
-def _rows(batch: Batch, start: int, stop: int) -> Batch:
-    return jax.tree.map(lambda leaf: leaf[start:stop], batch)
-
-
-def _padded(batch: Batch, count: int, size: int) -> Batch:
-    places = np.minimum(np.arange(size), count - 1)
-    return jax.tree.map(lambda leaf: leaf[places], batch)
-
-
-def predict(
-    model: Model | TrainState,
-    inputs: PyTree,
-    *,
-    batch_size: Door[int],
-    key: Door[KeyLike | None] = None,
-    inference: bool = True,
-    weights: Door[str] = "model",
-    members: Door[str] = "each",
-    precision: Door[PrecisionLike] = None,
-) -> PyTree:
-    """What a model says of every input.
-
-    Args:
-        model: A model that is called on one example, `model(x)`; or a state. A model whose layers
-            have a state is called `model(x, model_state)`, and what it returns as the next state is
-            dropped: hand over the training state, or a pair `(model, model_state)`.
-        inputs: Arrays with a leading axis of examples, as many as fit into host memory.
-        batch_size: How many go through the model at once; the last batch is filled up, so that one
-            program serves all.
-        key: For a model that draws: example `i` gets `fold_in(fold_in(key, PREDICT), i)`, with
-            treadle's constant for predictions ("pred" in ASCII).
-        inference: Whether the model is put into inference mode (no dropout).
-        weights: Whose parameters of a state are used, as for `evaluate`.
-        members: Of an ensemble: the outputs of `"each"` member, along a leading axis in front of
-            that of the examples, or their `"mean"`.
-        precision: In which formats the model computes, as for `TrainStep`.
-
-    Returns:
-        The outputs as NumPy arrays, stacked along a leading axis.
-
-    Raises:
-        BatchError: `inputs` are not arrays that share a leading axis.
-        ArgumentValueError, ArgumentTypeError: `batch_size` is not a positive whole number, `key` is
-            no key, or the model returns something that is not an array.
-        ConsumedStateError: A step has consumed the state, or the one the model was taken from.
-
-    Example:
-        >>> logits = treadle.predict(state, images, batch_size=256)
-    """
-    whole_number("batch_size", batch_size)
-    one_of("members", members, ("each", "mean"))
-    count = num_examples(inputs, "inputs")
-    draws = None if key is None else predict_key(as_key(key))
-    policy = as_precision(precision)
-    packed = _packed(pair_of(model, weights))
-    stacked = isinstance(model, TrainState) and model.members is not None
-    axis = 1 if stacked and members == "each" else 0
-    outputs = []
-    for start in range(0, count, batch_size):
-        stop = min(start + batch_size, count)
-        rows = _padded(_rows(inputs, start, stop), stop - start, batch_size)
-        indices = np.arange(start, start + batch_size, dtype=np.int32)
-        with explain():
-            output = _apply(
-                packed, rows, draws, indices, inference, policy, members if stacked else None
-            )
-        outputs.append((output, stop - start))
-
-    def join_rows(*parts: Any) -> np.ndarray:
-        kept = [
-            np.asarray(part)[(slice(None),) * axis + (slice(rows),)]
-            for part, (_, rows) in zip(parts, outputs, strict=True)
-        ]
-        return np.concatenate(kept, axis=axis)
-
-    with explain():
-        return jax.tree.map(join_rows, *(output for output, _ in outputs))
-
-
-def _call(
-    packed: Bundle,
-    inputs: PyTree,
-    key: jax.Array | None,
-    indices: jax.Array,
-    inference: bool,
-    precision: Precision | None,
-    members: str | None,
-) -> PyTree:
-    pair = packed.unpack()
-    if inference:
-        pair = eqx.nn.inference_mode(pair)
-    arguments = (inputs, key, indices)
-    if members is None:
-        return outputs_of(pair, *arguments, precision)
-
-    def one(pair: tuple[Model, PyTree]) -> PyTree:
-        return outputs_of(pair, *arguments, precision)
-
-    each = eqx.filter_vmap(one, in_axes=(eqx.if_array(0),))(pair)
-    return each if members == "each" else jax.tree.map(_mean_of_members, each)
-
-
-def _mean_of_members(each: jax.Array) -> jax.Array:
-    return jnp.mean(each, axis=0)
-
-
-def outputs_of(
-    pair: tuple[Model, PyTree],
-    inputs: PyTree,
-    key: jax.Array | None,
-    indices: jax.Array | None,
-    precision: Precision | None,
-) -> PyTree:
-    """What a model says of each of a batch; those that draw do so by the index of the example."""
-    model, model_state = computing(pair[0], precision), pair[1]
-
-    def one(model: Model, model_state: PyTree, x: PyTree, key: jax.Array | None) -> PyTree:
-        keyword = {} if key is None else {"key": key}
-        if model_state is None:
-            return model(x, **keyword)
-        return model(x, fresh(model_state), **keyword)[0]
-
-    keys = None if key is None or indices is None else example_keys(key, indices)
-    axes = (None, None, 0, None if keys is None else 0)
-    try:
-        output = eqx.filter_vmap(one, in_axes=axes)(model, model_state, inputs, keys)
-    except NameError as error:
-        if "axis name" not in str(error):
-            raise
-        raise ArgumentValueError(
-            f"`inference` (=False) leaves layers in training mode that reduce over the examples of "
-            f"a batch (BatchNorm), and a prediction is for each input alone: {error} Leave "
-            f"`inference=True`."
-        ) from error
-    named = flatten_with_paths(output)[0]
-    strange = [path for path, leaf in named if not eqx.is_array(leaf)]
-    if strange:
-        raise ArgumentTypeError(
-            f"The model's output has something that is not an array at {strange[0]!r}: `predict` "
-            f"stacks arrays. Wrap the model in a function that returns those."
-        )
-    keys = [path for path, leaf in named if jnp.issubdtype(leaf.dtype, jax.dtypes.extended)]
-    if keys:
-        raise ArgumentTypeError(
-            f"The model's output has a random key at {keys[0]!r}, which NumPy does not have: wrap "
-            f"the model in a function that leaves it out, or returns `jax.random.key_data(key)`."
-        )
-    return output
-
-
-_apply = jax.jit(_call, static_argnums=(4, 5, 6))

@@ -16,10 +16,11 @@ from jax.extend import core as jex_core
 
 from .._batch import num_examples
 from .._errors import ArgumentTypeError
-from .._evaluate import EvalStep, _packed, pair_of
+from .._evaluate import EvalStep
 from .._jaxpr import inner_jaxprs
 from .._state import TrainState, pack_args
 from .._step import TrainStep
+from .._weights import packed, pair_of
 from ..tree._paths import flatten_with_paths, join
 from ._callbacks import calls_back_backward
 from ._comparison import Difference, differences
@@ -338,19 +339,19 @@ def _of_eval(step: EvalStep, args: tuple[Any, ...], kwargs: dict[str, Any]) -> C
             f"`audit` of an `EvalStep` takes a model (or a state) and a batch, and got "
             f"{len(args)} arguments: `treadle.audit(eval_step, model, batch)`."
         )
-    packed = _packed(pair_of(args[0], "model"))
+    bundle = packed(pair_of(args[0], "model"))
     weights = np.ones(num_examples(args[1]), np.float32)
 
     def trace() -> Any:
         known = step._compilations
         try:
-            return step._program.trace(packed, args[1], weights, False)
+            return step._program.trace(bundle, args[1], weights, False)
         finally:
             step._compilations = known
 
     def inputs(numbers: Any, infos: Any) -> list[Argument]:
         (of_model, of_batch, of_weights), _ = numbers
-        given = (packed, "model", of_model), (args[1], "batch", of_batch)
+        given = (bundle, "model", of_model), (args[1], "batch", of_batch)
         found = [
             Argument(name, _marked(tree, name, jax.tree.leaves(number), infos))
             for tree, name, number in given

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .._evaluate import predict
 from .._loop import History
+from .._predict import predict
 from .._state import TrainState
 from ..track._jsonl import read_jsonl
 from ._curves import plot_curves

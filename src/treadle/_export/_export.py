@@ -11,9 +11,10 @@ from jaxtyping import PyTree
 from .._checks import whole_number
 from .._custom_types import Door, Example, Model
 from .._errors import ArgumentTypeError, ArgumentValueError, MissingExtraError
-from .._evaluate import outputs_of, pair_of
 from .._precision import PrecisionLike, as_precision
+from .._predict import outputs_of
 from .._state import TrainState
+from .._weights import pair_of
 from ._format import Content, packed
 from ._spec import specs_of
 
