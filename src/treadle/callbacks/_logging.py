@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..track import Tracker
+from ..track._guarded import Guarded
 from ._base import Callback, Context
 
 # Rows still on the device at most; beyond that the oldest is waited for, so that memory is bounded.
@@ -14,14 +15,18 @@ _MOST_PENDING = 256
 class Log(Callback):
     """Gives a tracker the metrics of every `interval`-th step, and every evaluation.
 
+    An error of the tracker does not end the training: it is a warning of the logger `treadle`, with
+    a second one at the end that says how many rows are missing.
+
     Args:
-        tracker: Where to.
+        tracker: Where to; several go as one, `treadle.track.All`.
         interval: Steps between two rows.
     """
 
     def __init__(self, tracker: Tracker, interval: int = 10):
         self.tracker = tracker
         self.interval = interval
+        self._guarded = Guarded(tracker)
         self._pending: collections.deque[tuple[int, Mapping[str, Any], str]] = collections.deque()
 
     def on_step(self, ctx: Context) -> None:
@@ -41,26 +46,26 @@ class Log(Callback):
             if len(self._pending) <= keep and not getattr(metrics, "ready", True):
                 return
             self._pending.popleft()
-            self.tracker.log(step, {prefix + name: value for name, value in metrics.items()})
+            self._guarded.log(step, {prefix + name: value for name, value in metrics.items()})
 
     def flush(self) -> None:
         """Writes every row there is; waits for the device."""
         self._write(-1)
-        self.tracker.flush()
+        self._guarded.flush()
 
     def on_start(self, ctx: Context) -> None:
         """Drops what the tracker has of steps that will be taken again."""
-        self.tracker.resume(ctx.step)
+        self._guarded.resume(ctx.step)
 
     def on_end(self, ctx: Context) -> None:
         """Writes the rest."""
         self.flush()
-        self.tracker.close()
+        self._guarded.close()
 
     def on_error(self, ctx: Context, error: BaseException) -> None:
         """Writes the rest."""
         self.flush()
-        self.tracker.close()
+        self._guarded.close()
 
     def get_state(self) -> Any:
         """Nothing of its own; but a checkpoint wants the rows before it on disk."""

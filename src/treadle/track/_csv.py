@@ -7,10 +7,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ._base import Tracker
-from ._files import replace_text
+from ._files import append, replace_text
+from ._flat import flat
+from ._known import Known
 
 
 class CSV(Tracker):
@@ -27,10 +27,13 @@ class CSV(Tracker):
         self.path = pathlib.Path(path)
         self._columns: list[str] = []
         self._unwritten: list[dict[str, Any]] = []
+        self._known = Known()
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         """Adds a row."""
-        self._unwritten.append({"step": step, **_flat(row)})
+        new = self._known.new(step, flat(row))
+        if new or not row:
+            self._unwritten.append({"step": step, **new})
 
     def rows(self) -> list[dict[str, str]]:
         """What is in the file, every cell as text."""
@@ -42,6 +45,8 @@ class CSV(Tracker):
 
     def resume(self, step: int) -> None:
         """Drops the rows after `step`."""
+        self._unwritten = [row for row in self._unwritten if row["step"] <= step]
+        self._known = Known()
         if not self.path.exists():
             return
         # The text behind the last newline was not finished when its writer died.
@@ -49,6 +54,9 @@ class CSV(Tracker):
         reader = csv.DictReader(io.StringIO(text + newline, newline=""))
         self._columns = list(reader.fieldnames or [])
         kept = [row for row in reader if int(row["step"]) <= step]
+        here = [row for row in kept if int(row["step"]) == step]
+        # An empty cell is none.
+        self._known = Known(step, [name for row in here for name, cell in row.items() if cell])
         replace_text(self.path, _table(self._columns, kept, header=True))
 
     def flush(self) -> None:
@@ -56,7 +64,11 @@ class CSV(Tracker):
         if not self._unwritten:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows, self._unwritten = self._unwritten, []
+        self._write(self._unwritten)
+        # Not before: a disk that is full now may not be later.
+        self._unwritten = []
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
         old: list[Mapping[str, Any]] = []
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
@@ -68,10 +80,8 @@ class CSV(Tracker):
         if new:
             replace_text(self.path, _table(self._columns, [*old, *rows], header=True))
             return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            file.write(_table(self._columns, rows, header=False))
-            file.flush()
-            os.fsync(file.fileno())
+        with self.path.open("ab", buffering=0) as file:
+            append(file, _table(self._columns, rows, header=False).encode(), sync=True)
 
     def close(self) -> None:
         """Writes what has come."""
@@ -85,14 +95,3 @@ def _table(columns: list[str], rows: list[Any], *, header: bool) -> str:
         writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in row.items():
-        if np.ndim(value) == 0:
-            flat[name] = value
-        else:
-            elements = np.asarray(value).reshape(-1).tolist()
-            flat |= {f"{name}/{index}": element for index, element in enumerate(elements)}
-    return flat

@@ -4,14 +4,18 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from .._durable import make_folder, sync_folder
 from .._errors import DataError
 from ._base import Tracker
-from ._files import replace_text
+from ._files import append, replace_text
+from ._known import Known
+
+# Lines that wait to be written at most.
+_MOST_UNWRITTEN = 50
 
 
 class JSONL(Tracker):
@@ -28,18 +32,30 @@ class JSONL(Tracker):
     def __init__(self, path: str | os.PathLike[str]):
         # The process may go elsewhere before the first row is written.
         self.path = pathlib.Path(path).absolute()
-        self._file: TextIO | None = None
+        self._file: Any = None
+        # Kept until they are in the file: a disk that is full now may not be later.
+        self._unwritten: list[str] = []
+        self._known = Known()
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         """Adds a line."""
+        new = self._known.new(step, row)
+        if row and not new:
+            return
+        values = {name: _plain(value) for name, value in new.items()}
+        self._unwritten.append(json.dumps({"step": step, **values}) + "\n")
+        if len(self._unwritten) >= _MOST_UNWRITTEN:
+            self._write()
+
+    def _write(self) -> None:
         if self._file is None:
             make_folder(self.path.parent)
             is_new = not self.path.exists()
-            self._file = self.path.open("a", encoding="utf-8")
+            self._file = self.path.open("ab", buffering=0)
             if is_new:
                 sync_folder(self.path.parent)
-        values = {name: _plain(value) for name, value in row.items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        append(self._file, "".join(self._unwritten).encode())
+        self._unwritten = []
 
     def rows(self) -> list[dict[str, Any]]:
         """What is in the file, without a last line that was cut off."""
@@ -49,9 +65,11 @@ class JSONL(Tracker):
     def resume(self, step: int) -> None:
         """Drops the rows after `step`, and a last line that was cut off."""
         self.close()
+        self._known = Known()
         if not self.path.exists():
             return
         kept = [row for row in read_jsonl(self.path) if row["step"] <= step]
+        self._known = Known(step, [name for row in kept if row["step"] == step for name in row])
         replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def drop_evaluation(self, step: int) -> None:
@@ -60,19 +78,25 @@ class JSONL(Tracker):
         kept = [row for row in rows if row["step"] != step or not _is_evaluation(row)]
         if len(kept) < len(rows):
             self.close()
+            self._known = Known()
             replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def flush(self) -> None:
         """Returns when everything is on the disk: a checkpoint comes after the rows before it."""
+        if self._unwritten:
+            self._write()
         if self._file is not None:
-            self._file.flush()
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        try:
+            if self._unwritten:
+                self._write()
+        finally:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
