@@ -29,6 +29,9 @@ from treadle.testing import check_serialisation
 DTYPES = _format.DTYPES
 
 
+ONES = np.ones(3, np.float32)
+
+
 def array(dtype, shape=(2, 3), seed=0):
     """Any bits at all, but for booleans."""
     dtype = np.dtype(dtype)
@@ -113,10 +116,8 @@ def test_names_are_paths_and_metadata_is_kept(tmp_path):
     save(tmp_path / "net", Net(), metadata={"width": "3", "ü": "\n"})
     assert read_metadata(tmp_path / "net") == {"width": "3", "ü": "\n"}
     found = load(tmp_path / "net")
-    arrays = {
-        name: leaf for name, leaf in treadle.tree.to_dict(Net()).items() if leaf is not jax.nn.relu
-    }
-    assert found.keys() == arrays.keys() == package.numpy.load_file(tmp_path / "net").keys()
+    names = {name for name, leaf in treadle.tree.to_dict(Net()).items() if eqx.is_array(leaf)}
+    assert found.keys() == names == package.numpy.load_file(tmp_path / "net").keys()
     assert_same(load(tmp_path / "net", Net()), Net())
     save(tmp_path / "leaf", jnp.ones(2))
     assert list(load(tmp_path / "leaf")) == [""]
@@ -186,7 +187,7 @@ def test_floats_of_another_precision_only_when_asked(tmp_path):
     with pytest.raises(CheckpointError, match=r"`n` of .* cannot be cast .* 300"):
         load(tmp_path / "large", like, cast=True)
     with pytest.raises(CheckpointError, match=r"unlike +`n`"):
-        load(tmp_path / "file", {"w": like["w"], "n": 1.0}, cast=True)
+        load(tmp_path / "file", {"w": like["w"], "n": np.float32(1)}, cast=True)
 
 
 # What does not fit.
@@ -205,14 +206,13 @@ def test_what_does_not_fit_is_told_leaf_by_leaf(tmp_path):
         ["missing", "`layer/0/bias`"],
         ["missing", "`layer/1/weight`"],
         ["missing", "`layer/1/bias`"],
-        ["unexpected", "`scale`"],
         ["unexpected", "`layers/1/bias`"],
         ["unexpected", "`layers/1/weight`"],
         ["unlike", "`layers/0/weight`"],
         ["unlike", "`layers/0/bias`"],
     ]
     assert "float32[1,5] is not in the file, which has `layers/1/weight`" in lines[3]
-    assert "is float32[3,2] in the file and float32[1,5] in `like`" in lines[8]
+    assert "is float32[3,2] in the file and float32[1,5] in `like`" in lines[7]
 
 
 @pytest.mark.parametrize(
@@ -220,8 +220,6 @@ def test_what_does_not_fit_is_told_leaf_by_leaf(tmp_path):
     [
         (jax.random.key(0), r"`w` is key<threefry2x32>\[\].*`jax.random.key_data`"),
         (np.zeros(2, np.complex128), r"`w` is complex128\[2\].*`treadle.tree.cast`"),
-        (1j, "`w` is python complex"),
-        (2**70, "`w` is python int"),
         (jnp.zeros(2, jnp.int4), r"`w` is int4\[2\]"),
         (np.array(["text"]), r"`w` is <U4\[1\]"),
         (np.zeros(2, ">f4"), r"`w` is >f4\[2\].*byte order"),
@@ -236,16 +234,19 @@ def test_what_a_file_cannot_hold_is_told(leaf, message, tmp_path):
 
 
 def test_all_that_cannot_be_held_is_told_at_once(tmp_path):
-    tree = {f"{at}": 1j for at in range(12)} | {"\ud800": 1.0, "__metadata__": 1.0}
+    tree = {f"{at}": np.zeros(1, complex) for at in range(12)} | {
+        "\ud800": ONES,
+        "__metadata__": ONES,
+    }
     with pytest.raises(CheckpointError, match=r"(?s)`0`.*`3`.*And 6 more") as told:
         save(tmp_path / "file", tree)
     assert len(str(told.value).splitlines()) == 9
     with pytest.raises(CheckpointError, match="no Unicode text"):
-        save(tmp_path / "file", {"\ud800": 1.0})
+        save(tmp_path / "file", {"\ud800": ONES})
     with pytest.raises(CheckpointError, match="`__metadata__` has a name that is taken"):
-        save(tmp_path / "file", {"__metadata__": 1.0})
+        save(tmp_path / "file", {"__metadata__": ONES})
     with pytest.raises(CheckpointError, match="is being traced"):
-        jax.jit(lambda x: save(tmp_path / "file", x))(1.0)
+        jax.jit(lambda x: save(tmp_path / "file", x))(ONES)
 
 
 @pytest.mark.parametrize(
@@ -265,22 +266,22 @@ def test_metadata_that_cannot_be_held(metadata, message, tmp_path):
 
 
 def test_a_file_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path):
-    save(tmp_path / "new" / "folder" / "file", {"w": 1.0})
+    save(tmp_path / "new" / "folder" / "file", {"w": ONES})
     path = tmp_path / "new" / "folder" / "file"
     with pytest.raises(CheckpointError, match=r"exists already.*`overwrite=True`"):
-        save(path, {"w": 2.0})
-    assert load(path, {"w": 0.0}) == {"w": 1.0}
-    save(path, {"w": 2.0}, overwrite=True)
-    assert load(path, {"w": 0.0}) == {"w": 2.0}
+        save(path, {"w": 2 * ONES})
+    assert_same(load(path, {"w": 0 * ONES}), {"w": ONES})
+    save(path, {"w": 2 * ONES}, overwrite=True)
+    assert_same(load(path, {"w": 0 * ONES}), {"w": 2 * ONES})
     with pytest.raises(CheckpointError, match="is a folder"):
-        save(path.parent, {"w": 2.0}, overwrite=True)
+        save(path.parent, {"w": 2 * ONES}, overwrite=True)
     assert os.listdir(path.parent) == ["file"]
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace", "_write_leaf"])
 def test_a_write_that_fails_leaves_what_was_there(failing, tmp_path, monkeypatch):
     path = tmp_path / "file"
-    save(path, {"w": 1.0})
+    save(path, {"w": ONES})
     before = path.read_bytes()
 
     def full(*_):
@@ -288,7 +289,7 @@ def test_a_write_that_fails_leaves_what_was_there(failing, tmp_path, monkeypatch
 
     monkeypatch.setattr(_save if failing == "_write_leaf" else os, failing, full)
     with pytest.raises(CheckpointError, match=r"could not be written.*No space left"):
-        save(path, {"w": 2.0}, overwrite=True)
+        save(path, {"w": 2 * ONES}, overwrite=True)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["file"]
 
@@ -299,7 +300,7 @@ def test_an_interrupt_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(_save, "_write_leaf", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save(tmp_path / "file", {"w": 1.0})
+        save(tmp_path / "file", {"w": ONES})
     assert not os.listdir(tmp_path)
 
 
@@ -310,7 +311,7 @@ def test_the_file_and_its_name_are_synced_before_and_after(tmp_path, monkeypatch
         monkeypatch.setattr(
             os, name, lambda *a, name=name, real=real: (calls.append(name), real(*a))
         )
-    save(tmp_path / "file", {"w": 1.0})
+    save(tmp_path / "file", {"w": ONES})
     assert calls == ["fsync", "replace", "fsync"]
 
 
@@ -481,7 +482,7 @@ def test_what_is_not_there_or_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="is no file but a folder, pipe or device"):
         load(tmp_path / "pipe")
-    save(tmp_path / "file", {"w": 1.0})
+    save(tmp_path / "file", {"w": ONES})
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    assert load(tmp_path / "link", {"w": 0.0}) == {"w": 1.0}
+    assert_same(load(tmp_path / "link", {"w": 0 * ONES}), {"w": ONES})
     assert read_metadata(tmp_path / "link") == {}

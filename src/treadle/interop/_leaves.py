@@ -40,9 +40,7 @@ def leaf_like(stored: np.ndarray, like: Any, name: str) -> Any:
         CheckpointError: A number does not fit the dtype of `like`.
     """
     try:
-        if type(like) not in (bool, int, float):
-            spec = Spec(stored.shape, stored.dtype.name, stored.dtype.name)
-            stored = casted(stored, spec, like)
-        return from_storage(stored, like)
+        spec = Spec(stored.shape, stored.dtype.name, stored.dtype.name)
+        return from_storage(casted(stored, spec, like), like)
     except OverflowError as error:
         raise CheckpointError(f"{name} cannot be cast to what `like` has: {error}.") from error

@@ -33,8 +33,9 @@ def load(path: str | os.PathLike[str], like: Door[PyTree] = None, *, cast: bool 
 
     Args:
         path: The file.
-        like: A tree of the structure that is wanted. Its leaves say what kind each is (JAX's,
-            NumPy's, a Python number) and on which devices; they may be `jax.ShapeDtypeStruct`s.
+        like: A tree of the structure that is wanted. Its arrays say of what kind each is (JAX's or
+            NumPy's) and on which devices; they may be `jax.ShapeDtypeStruct`s. What is no array is
+            taken from it.
             Without it the arrays come by name, as views of the file: nothing is read until it is
             looked at, so the file must stay as it is.
         cast: Whether numbers of another precision may become those of `like`.

@@ -27,22 +27,19 @@ from ._format import (
 
 _PIECE = 1 << 24
 _TOLD = 8
-_PYTHON = {"python bool": "BOOL", "python int": "I64", "python float": "F64"}
 
 
 def format_of(path: str, leaf: Any) -> tuple[str, tuple[int, ...]] | None:
     """Dtype and shape of a leaf in a file; None for one that is not saved.
 
     Raises:
-        CheckpointError: It holds data that no such file can.
+        CheckpointError: It is an array that no such file can hold.
     """
     spec = spec_of(path, leaf)
-    if spec is None:
+    if spec is None or spec.dtype.startswith("python "):
         return None
-    name = _PYTHON.get(spec.dtype)
-    if name is None and spec.dtype != "key" and not spec.dtype.startswith("python "):
-        name = NAMES.get(np.dtype(spec.dtype))
-    if name is None or spec.storage is None:
+    name = None if spec.dtype == "key" else NAMES.get(np.dtype(spec.dtype))
+    if name is None:
         raise CheckpointError(
             f"The leaf {quoted(path)} is {spec}, which no safetensors file can hold: {_way(spec)}"
         )
@@ -110,8 +107,8 @@ def save(
     """Saves a tree as one safetensors file, which PyTorch, Hugging Face and others read.
 
     Each array stands there under its path, as `treadle.tree.to_dict` has them, in its own dtype.
-    Python numbers become arrays without axes; other leaves (functions, strings) are not saved, and
-    come from the `like` of `load`.
+    Other leaves (functions, strings, Python's numbers) are settings, not weights: they are not
+    saved, and come from the `like` of `load`.
 
     The file is written under another name, synced to disk and renamed: whatever happens, there is a
     complete file at `path`, or what was there before.
