@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from jax.extend import core as jex_core
 
 from .._jaxpr import inner_jaxprs
@@ -17,11 +18,13 @@ class Masks(NamedTuple):
         carries: Those that it is an update of: it comes of them by arithmetic element by element,
             in their own shape, or by writing into them; in a backward pass, of none.
         written: Those of them that something was written into.
+        learnt: 1 if a gradient is in it.
     """
 
     depends: int = 0
     carries: int = 0
     written: int = 0
+    learnt: int = 0
 
     def __or__(self, other: Any) -> "Masks":
         return Masks(*(one | another for one, another in zip(self, other, strict=True)))
@@ -94,17 +97,19 @@ def _run(jaxpr: Any, given: Sequence[Masks]) -> list[Masks]:
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
         outs = _equation(equation, inputs)
-        if any(out.carries for out in outs) and is_backward(equation):
-            outs = [Masks(out.depends) for out in outs]  # A gradient is no update.
+        if is_backward(equation):
+            outs = [Masks(out.depends, learnt=1) for out in outs]  # A gradient is no update.
         known.update(zip(equation.outvars, outs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _all(masks: Sequence[Masks]) -> int:
-    depends = 0
+def _mixed(masks: Sequence[Masks]) -> Masks:
+    """What is made of several values, and is an update of none."""
+    depends = learnt = 0
     for mask in masks:
         depends |= mask.depends
-    return depends
+        learnt |= mask.learnt
+    return Masks(depends, learnt=learnt)
 
 
 def _equation(equation: Any, inputs: list[Masks]) -> list[Masks]:
@@ -119,13 +124,44 @@ def _equation(equation: Any, inputs: list[Masks]) -> list[Masks]:
         return _elementwise(equation, inputs)
     if name in _WRITING:
         into = inputs[0]
-        return [Masks(_all(inputs), into.carries, into.carries)]
+        return [_mixed(inputs)._replace(carries=into.carries, written=into.carries)]
+    if name == "concatenate":
+        return [_mixed(inputs)._replace(written=_grown(equation, inputs))]
     inner = [each for value in equation.params.values() for each in inner_jaxprs(value)]
     if len(inner) == 1 and len(inner[0].invars) == len(inputs):
         outs = _run(inner[0], inputs)
         if len(outs) == len(equation.outvars):
             return outs
-    return [Masks(_all(inputs))] * len(equation.outvars)
+    return [_mixed(inputs)] * len(equation.outvars)
+
+
+def _grown(equation: Any, inputs: list[Masks]) -> int:
+    """What one more element is put behind, or in front of."""
+    at = equation.params["dimension"]
+    lengths = [atom.aval.shape[at] for atom in equation.invars]
+    if len(lengths) != 2 or 1 not in lengths:
+        return 0
+    return inputs[1 - lengths.index(1)].carries
+
+
+_LEAST = 0.25
+"""What an update leaves of the old value at least: weight decay keeps far less of it."""
+
+
+def _fades(equation: Any) -> bool:
+    """Whether little is left of a value, once it was multiplied with a number in the code."""
+    name, atoms = equation.primitive.name, equation.invars
+    if name == "mul":
+        return any(0 < abs(number) < _LEAST for number in map(_number, atoms))
+    return name == "div" and abs(_number(atoms[1])) > 1 / _LEAST
+
+
+def _number(atom: Any) -> float:
+    """A number in the code; zero for anything else."""
+    if not isinstance(atom, jex_core.Literal):
+        return 0.0
+    value = np.asarray(atom.val)
+    return float(value) if value.dtype.kind == "f" and not value.shape else 0.0
 
 
 def _elementwise(equation: Any, inputs: list[Masks]) -> list[Masks]:
@@ -134,11 +170,12 @@ def _elementwise(equation: Any, inputs: list[Masks]) -> list[Masks]:
         return list(inputs)
     size = outs[0].aval.size
     carries = written = 0
-    for atom, mask in zip(equation.invars, inputs, strict=True):
+    kept = [] if _fades(equation) else list(zip(equation.invars, inputs, strict=True))
+    for atom, mask in kept:
         if atom.aval.size == size or size == 1:
             carries |= mask.carries
             written |= mask.written
-    return [Masks(_all(inputs), carries, written)]
+    return [_mixed(inputs)._replace(carries=carries, written=written)]
 
 
 def _cond(equation: Any, inputs: list[Masks]) -> list[Masks]:
@@ -146,7 +183,7 @@ def _cond(equation: Any, inputs: list[Masks]) -> list[Masks]:
     outs = [_run(branch.jaxpr, operands) for branch in equation.params["branches"]]
     merged = []
     for cases in zip(*outs, strict=True):
-        total = Masks(which.depends)
+        total = Masks(which.depends, learnt=which.learnt)
         for case in cases:
             total = total | case
         merged.append(total)
@@ -181,5 +218,5 @@ def _while(equation: Any, inputs: list[Masks]) -> list[Masks]:
             break
         carry = new
     # How often it runs depends on what is tested.
-    test = _all(_run(params["cond_jaxpr"].jaxpr, [*of_test, *carry]))
-    return [each._replace(depends=each.depends | test) for each in carry]
+    test = _mixed(_run(params["cond_jaxpr"].jaxpr, [*of_test, *carry]))
+    return [each | test for each in carry]

@@ -48,7 +48,7 @@ def shared_draws(audited: Audited) -> list[SharedDraw]:
     arguments = audited.program.inputs
     parameters = _known_parameters(audited)
     while True:
-        table = _Table(audited, parameters)
+        table = Table(audited, parameters)
         seen = BatchAxes(audited.program.jaxpr, table.given, table.sizes)
         more = {
             id(argument)
@@ -85,7 +85,7 @@ class Axis(NamedTuple):
     at: int
 
 
-class _Table:
+class Table:
     """The axes of everything that may be data.
 
     Attributes:
@@ -150,7 +150,7 @@ def _known_parameters(audited: Audited) -> set[int]:
     return found
 
 
-def _acts_as_parameters(argument: Argument, table: _Table, seen: BatchAxes) -> bool:
+def _acts_as_parameters(argument: Argument, table: Table, seen: BatchAxes) -> bool:
     """Whether other data is multiplied with it as with a matrix, or convolved with it."""
     own = {leaf.index for leaf in argument.leaves}
 
@@ -171,7 +171,7 @@ def _acts_as_parameters(argument: Argument, table: _Table, seen: BatchAxes) -> b
 # -- which axes are those of a batch --------------------------------------------------------------
 
 
-def _batch_axes(audited: Audited, table: _Table, seen: BatchAxes) -> set[int]:
+def _batch_axes(audited: Audited, table: Table, seen: BatchAxes) -> set[int]:
     """The axes along which examples lie, each by the number that stands for all it is one with."""
     together = seen.together
     if audited.program.kind in ("step", "eval"):

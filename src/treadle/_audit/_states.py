@@ -103,7 +103,10 @@ def _match(program: Program, name: str, given: Any, taken: set[int]) -> State | 
         if not leaves or any(id(leaf) in taken for leaf in leaves):
             continue
         score, exact = _likeness(given, node)
-        if score < (_LIKE if _is_plain(node) else _LIKE_OF_ONE_CLASS):
+        plain = _is_plain(node) and not _is_part(given, node)
+        if score < (_LIKE if plain else _LIKE_OF_ONE_CLASS):
+            continue
+        if node is program.output and _is_shorter(given, node):
             continue
         state = State(name, given, node, exact)
         if not _carried(program, state) or not (exact or program.trains):
@@ -142,6 +145,18 @@ def _same_type(before: Any, after: Any) -> bool:
     return isinstance(before, Static) and isinstance(after, Static)
 
 
+def _is_part(given: Any, node: Any) -> bool:
+    """Whether all that came in comes out in its place, and more beside it."""
+    before, after = _by_path(given), _by_path(node)
+    return all(path in after and _same_type(before[path], after[path]) for path in before)
+
+
+def _is_shorter(given: Any, node: Any) -> bool:
+    """Whether a tuple is longer than what came in: a function that returns several things."""
+    plain = (tuple, list)
+    return type(given) in plain and type(node) in plain and len(given) != len(node)
+
+
 def _is_plain(node: Any) -> bool:
     """Whether a tree says nothing of what it holds."""
     return type(node) in (tuple, list, dict, Leaf)
@@ -150,9 +165,12 @@ def _is_plain(node: Any) -> bool:
 def _carried(program: Program, state: State) -> bool:
     """Whether an array of it is an update of the one in the same place."""
     masks = program.flow.outputs
-    if isinstance(state.given, Leaf) and not program.trains:
-        # A function of an array to an array is an activation, unless it writes into it.
-        return bool(masks[state.new.index].written >> state.given.index & 1)
+    if isinstance(state.given, Leaf):
+        # A function of an array to an array is an activation, unless it writes into it, or
+        # learns.
+        new = masks[state.new.index]
+        learnt = new.carries if program.trains and new.learnt else 0
+        return bool((new.written | learnt) >> state.given.index & 1)
     arrays = [
         (old, new) for old, new in state.pairs if isinstance(old, Leaf) and isinstance(new, Leaf)
     ]

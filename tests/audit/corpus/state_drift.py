@@ -26,6 +26,11 @@ def _descent(p, x, y):
     return jax.tree.map(lambda p, g: p - 0.1 * g, p, grads), value
 
 
+def _linear_loss(both, x, y):
+    w, b = both
+    return cross_entropy(x @ w + b, y)
+
+
 @case(_DRIFT)
 def a_counter_that_starts_as_a_python_number():
     @jax.jit  # expect: state-drift
@@ -260,3 +265,56 @@ def arrays_that_nobody_put_anywhere():
         return jax.tree.map(lambda p, g: p - 0.1 * g, p, mapped(p, x, y))
 
     return step, params(), *batch()
+
+
+@case(_DRIFT)
+def a_history_by_itself_that_grows():
+    @jax.jit  # expect: state-drift
+    def step(p, history, x, y):
+        p, value = _descent(p, x, y)
+        return p, jnp.append(history, value)
+
+    return step, params(), jnp.zeros(3), *batch()
+
+
+@case(_DRIFT)
+def a_dictionary_that_gets_the_loss():
+    @jax.jit  # expect: state-drift
+    def step(state, x, y):
+        value, grads = jax.value_and_grad(lambda w: cross_entropy(x @ w, y))(state["w"])
+        return {"w": state["w"] - 0.1 * grads, "loss": value}
+
+    return step, {"w": jnp.ones((4, 3))}, *batch()
+
+
+@case(_DRIFT)
+def right_two_arrays_and_the_loss():
+    @jax.jit
+    def step(both, x, y):
+        w, b = both
+        value, (of_w, of_b) = jax.value_and_grad(lambda wb: cross_entropy(x @ wb[0] + wb[1], y))(
+            both
+        )
+        return w - 0.1 * of_w, b - 0.1 * of_b, value
+
+    return step, (jnp.ones((4, 3)), jnp.zeros(3)), *batch()
+
+
+@case(_DRIFT)
+def right_an_optimizer_that_searches_along_a_line():
+    optimizer = optax.lbfgs()
+
+    @jax.jit
+    def step(w, opt_state, x, y):
+        def loss(w):
+            return cross_entropy(x @ w, y)
+
+        value, grads = jax.value_and_grad(loss)(w)
+        updates, opt_state = optimizer.update(
+            grads, opt_state, w, value=value, grad=grads, value_fn=loss
+        )
+        return optax.apply_updates(w, updates), opt_state
+
+    w = jnp.ones((4, 3))
+    with jax.numpy_dtype_promotion("standard"):
+        return step, w, optimizer.init(w), *batch()

@@ -335,3 +335,54 @@ def a_module_of_flax_that_is_donated():
         nnx.update(model, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads))
 
     return step, nnx.Linear(4, _WIDE, rngs=nnx.Rngs(0)), batch()[0]
+
+
+@case(_UNDONATED)
+def right_a_large_batch_under_attack():
+    @jax.jit
+    def attacked(w, x, y):
+        def loss(x):
+            return cross_entropy(x @ w, y)
+
+        def turn(_, moved):
+            return jnp.clip(moved + 0.01 * jnp.sign(jax.grad(loss)(moved)), x - 0.03, x + 0.03)
+
+        return jax.lax.fori_loop(0, 3, turn, x)
+
+    return attacked, jnp.ones((4, 3)), jnp.ones((1 << 17, 4)), jnp.zeros(1 << 17, jnp.int32)
+
+
+@case(_UNDONATED)
+def right_the_updates_of_adamw_alone():
+    optimizer = optax.adamw(optax.cosine_decay_schedule(1e-3, 100), weight_decay=0.1)
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def updates(params, opt_state, x):
+        grads = jax.grad(_tree_loss)(params, x)
+        return optimizer.update(grads, opt_state, params)
+
+    return updates, _weights(), optimizer.init(_weights()), batch()[0]
+
+
+@case(_UNDONATED)
+def right_a_large_batch_that_comes_out_mended():
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(w, x):
+        def loss(w):
+            mended = x + jnp.tanh(x @ w)
+            return jnp.mean((mended - 1) ** 2), mended
+
+        (value, mended), grads = jax.value_and_grad(loss, has_aux=True)(w)
+        return w - 0.1 * grads, value, mended
+
+    return step, jnp.ones((4, 4)), jnp.ones((_WIDE, 4))
+
+
+@case(_UNDONATED)
+def one_array_that_is_averaged():
+    @functools.partial(jax.jit, donate_argnums=0)  # expect: undonated-state
+    def step(w, average, x):
+        w = w - 0.1 * jax.grad(_loss)(w, x)
+        return w, 0.999 * average + 0.001 * w
+
+    return step, jnp.ones((4, _WIDE)), jnp.ones((4, _WIDE)), batch()[0]

@@ -154,9 +154,10 @@ def _is_placed(program: Program, state: State, differences: int) -> bool:
 
 
 def _is_made_so(program: Program, state: State, differences: int) -> bool:
-    """Whether only numbers differ that a library's own layer makes weakly typed.
+    """Whether only numbers differ that a library makes weakly typed, in a layer or an optimizer.
 
-    So does `eqx.nn.PReLU(0.2)`: one more compilation, once, and nothing that the user wrote.
+    So do `eqx.nn.PReLU(0.2)` and `optax.lbfgs().init`: one more compilation, once, and nothing that
+    the user wrote.
     """
     owners = Owners(program.inputs)
     made = [
@@ -167,7 +168,7 @@ def _is_made_so(program: Program, state: State, differences: int) -> bool:
         and (old.aval.shape, old.aval.dtype) == (new.aval.shape, new.aval.dtype)
         and old.aval.weak_type
         and not new.aval.weak_type
-        and owners.is_of_library(old)
+        and (owners.is_of_library(old) or owners.is_of_optimizer(old))
     ]
     return len(made) == differences
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from ..._units import binary
 from .._audited import Audited
+from .._examples import is_batch
 from .._finding import Finding
 from .._program import Leaf, Program
 from .._states import State
@@ -25,7 +26,13 @@ class UndonatedState(Rule):
         if not program.is_compiled:
             return  # Only what is compiled can donate.
         kept = [(state, undonated(program, state)) for state in audited.states]
-        large = [(state, leaves) for state, leaves in kept if _size(leaves) >= _LEAST]
+        large = [
+            (state, leaves)
+            for state, leaves in kept
+            if _size(leaves) >= _LEAST
+            # A batch under an attack is used again, for the next step.
+            and not (isinstance(state.given, Leaf) and is_batch(audited, state.given))
+        ]
         if large:
             saved = sum(_size(leaves) for _, leaves in large)
             names = ", ".join(f"`{state.name}` ({binary(_size(ls))})" for state, ls in large)
