@@ -15,11 +15,13 @@ from ..._custom_types import Door
 from ..._errors import ArgumentTypeError, ArgumentValueError, TreeError
 from .._collections import Indices, read, stated, written
 from .._expand import expanded, squeezed
+from .._held import Held
 from .._keys import stream_keys
 from .._modes import Keywords, bound, modes_of
 from .._nested import Place, at, nested
+from .._norms import is_mapped
 from .._packages import required
-from ._norms import is_mapped, without_axis
+from ._norms import without_axis
 
 _STATE = "variables"
 
@@ -60,7 +62,7 @@ class _Graph:
     params: _Layout
     rngs: _Layout
     rest: _Layout
-    signature: inspect.Signature
+    signature: Held
     training: Keywords
     inference: Keywords
     axis_name: str
@@ -88,7 +90,7 @@ class _Graph:
             module.eval()
         self._require_axis(module)
         keywords = self.inference if inference else self.training
-        given = bound(keywords, self.signature, args, kwargs, self.name)
+        given = bound(keywords, self.signature.value, args, kwargs, self.name)
         if self.expand:
             args, given = expanded((args, given))
         before = _leaves(module, "RngState")
@@ -289,7 +291,7 @@ def from_nnx(
     nnx.pop(own, nnx.Intermediate)
     graphdef, params, rngs, rest = nnx.split(own, nnx.Param, nnx.RngState, ...)
     layouts = _layout(params), _layout(rngs), _layout(rest)
-    graph = _Graph(name, graphdef, *layouts, signature, *modes, axis_name)
+    graph = _Graph(name, graphdef, *layouts, Held(signature), *modes, axis_name)
     states = params, rngs, rest
     own_params, own_rngs, own_rest = (
         jax.tree.map(jnp.asarray, layout.nested(state))

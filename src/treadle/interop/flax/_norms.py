@@ -4,19 +4,9 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from ..._errors import ArgumentValueError
+from .._norms import is_mapped
 from .._packages import required
-
-
-def is_mapped(axis_name: str) -> bool:
-    """Whether an axis of this name is being mapped over, as a step does with examples."""
-    try:
-        jax.lax.axis_index(axis_name)
-    except NameError:
-        return False
-    return True
 
 
 def without_axis(layer: str, axis_name: str) -> ArgumentValueError:
