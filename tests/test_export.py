@@ -1,5 +1,6 @@
 """`export` and `load_exported`: the same figures without the model's code, for any batch."""
 
+import dataclasses
 import struct
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from jax import export as jax_export
 import treadle
 from tests.helpers import run_script
 from treadle._errors import ArgumentTypeError, ArgumentValueError, BatchError, ExportError
+from treadle._export._format import Content, packed, unpacked
 
 
 class Net(eqx.Module):
@@ -93,6 +95,30 @@ def test_jax_alone_reads_it(data, tmp_path):
     (tmp_path / "net.bin").write_bytes(data)
     done = run_script("import jax.export\n" + ALONE, tmp_path / "net.bin")
     assert done.stdout.strip() == "(2, 3) False False", done.stderr
+
+
+WITHOUT_EQUINOX = """
+import sys
+import equinox
+import treadle
+
+# Whoever touches anything of Equinox now fails.
+for name, module in list(sys.modules.items()):
+    if name.partition(".")[0] == "equinox":
+        vars(module).clear()
+import numpy as np
+
+predict = treadle.load_exported(sys.argv[1])
+for size in (1, 2, 7):
+    x, scale = np.ones((size, 4), np.float32), np.ones(size, np.float32)
+    print(predict((x, scale))["logits"].shape)
+"""
+
+
+def test_neither_equinox_nor_the_code_of_the_model_is_used(data, tmp_path):
+    (tmp_path / "net.bin").write_bytes(data)
+    done = run_script(WITHOUT_EQUINOX, tmp_path / "net.bin")
+    assert done.stdout.split("\n")[:3] == ["(1, 3)", "(2, 3)", "(7, 3)"], done.stderr
 
 
 def test_from_a_file(data, tmp_path):
@@ -253,13 +279,44 @@ def test_a_file_of_a_newer_version(data):
         treadle.load_exported(newer)
 
 
-def test_a_program_of_a_newer_jax(data, monkeypatch):
-    def deserialize(program):
-        raise ValueError("calling convention version 99 is not supported")
+def of_jax(data, version, program=None):
+    """The file as another JAX would have written it."""
+    content = unpacked(data, "data")
+    told = content.told | {"versions": {"jax": version}}
+    return packed(Content(content.program if program is None else program, told))
 
-    monkeypatch.setattr(jax_export, "deserialize", deserialize)
-    with pytest.raises(ExportError, match=r"was exported with jax .* cannot read it: calling"):
-        treadle.load_exported(data)
+
+def test_a_program_that_is_called_in_a_newer_way(data):
+    program = jax_export.deserialize(bytearray(data))
+    newer = dataclasses.replace(program, calling_convention_version=99).serialize()
+    says = r"`source` was exported with jax 99\.0, .* \(version 99\) that jax .* does not know yet"
+    with pytest.raises(ExportError, match=says):
+        treadle.load_exported(of_jax(data, "99.0", bytes(newer)))
+
+
+def test_a_program_that_jax_cannot_read(data):
+    with pytest.raises(ExportError, match=r"exported with jax 99\.0, and jax .* cannot read it"):
+        treadle.load_exported(of_jax(data, "99.0", b"of another layout"))
+
+
+def test_a_program_that_jax_reads_and_cannot_run(data):
+    program = jax_export.deserialize(bytearray(data))
+    module = program.mlir_module_serialized
+    unknown = dataclasses.replace(program, mlir_module_serialized=module[: len(module) // 2])
+    serialized = bytes(unknown.serialize())
+    says = (
+        r"exported with jax 99\.0, and could not be run with the older jax .*`pip install -U jax`"
+    )
+    with pytest.raises(ExportError, match=says):
+        treadle.load_exported(of_jax(data, "99.0", serialized))(batch_of(2))
+    # Of the same version, it is what JAX says.
+    with pytest.raises(Exception, match=r"(?i)deserializ") as told:
+        treadle.load_exported(of_jax(data, jax.__version__, serialized))(batch_of(2))
+    assert not isinstance(told.value, ExportError)
+
+
+def test_a_newer_jax_is_no_error_by_itself(data):
+    assert treadle.load_exported(of_jax(data, "99.0"))(batch_of(2))["label"].shape == (2,)
 
 
 def test_what_is_no_source():

@@ -8,11 +8,12 @@ import jax
 from jax import export as jax_export
 from jax.core import Tracer
 from jaxtyping import PyTree
+from packaging.version import Version
 
 from .._custom_types import Batch, Door
 from .._errors import ArgumentTypeError, ExportError
 from ._export import require_flatbuffers
-from ._format import unpacked
+from ._format import Content, unpacked
 from ._spec import require_batch
 
 
@@ -51,7 +52,8 @@ class Exported:
 
         Raises:
             BatchError: The batch is of another structure, shape or dtype than was exported.
-            ExportError: The program was not exported for the platform of the arrays.
+            ExportError: The program was not exported for the platform of the arrays, or is of a
+                newer JAX and has something in it that this one cannot run.
         """
         require_batch(batch, self.example, self.batch if isinstance(self.batch, int) else None)
         platform = _platform_of(batch)
@@ -60,7 +62,18 @@ class Exported:
                 f"The program was exported for {', '.join(self.platforms)}, and this is "
                 f"{platform!r}: export it with `platforms=[{platform!r}]`."
             )
-        return self._call(batch)
+        try:
+            return self._call(batch)
+        except Exception as error:
+            # JAX looks into the program only here.
+            exporter = self.versions["jax"]
+            if Version(exporter) <= Version(jax.__version__):
+                raise
+            raise ExportError(
+                f"The program was exported with jax {exporter}, and could not be run with the "
+                f"older jax {jax.__version__}: `pip install -U jax`, or export it with this one. "
+                f"{error}"
+            ) from error
 
     def __repr__(self) -> str:
         return f"Exported({self.name!r}, batch={self.batch!r}, platforms={self.platforms})"
@@ -114,11 +127,25 @@ def load_exported(source: Door[str | os.PathLike[str] | bytes]) -> Exported:
             f"`source` is a {type(source).__name__}: give the path of a file, or its bytes."
         )
     content = unpacked(data, name)
+    return Exported(_program(content, name), content.told)
+
+
+def _program(content: Content, name: str) -> Any:
+    """What JAX makes of it; the digest says that it is as it was written."""
+    exporter = f"{name} was exported with jax {content.told['versions']['jax']}"
     try:
         program = jax_export.deserialize(bytearray(content.program))
-    except ValueError as error:
+    # Whatever it meets: a version, a dtype, a layout that it does not know.
+    except Exception as error:
         raise ExportError(
-            f"{name} was exported with jax {content.told['versions']['jax']}, and jax "
-            f"{jax.__version__} cannot read it: {error}"
+            f"{exporter}, and jax {jax.__version__} cannot read it: {error!r}. "
+            f"`pip install -U jax`, or export it with this one."
         ) from error
-    return Exported(program, content.told)
+    newest = jax_export.maximum_supported_calling_convention_version
+    if program.calling_convention_version > newest:
+        raise ExportError(
+            f"{exporter}, whose programs are called in a way (version "
+            f"{program.calling_convention_version}) that jax {jax.__version__} does not know yet "
+            f"(version {newest}): `pip install -U jax`, or export it with this one."
+        )
+    return program
