@@ -23,7 +23,6 @@ _DAMAGED = (
     RuntimeError,
     MemoryError,
 )
-_MAGIC_AT_LEAST = 10
 # The record at the end of a zip archive: its signature, then, behind two numbers of disks and the
 # count on this one, the count of members.
 _END = struct.Struct("<4s6xH10x")
@@ -120,7 +119,7 @@ def _check_size(file: Any, member: zipfile.ZipInfo) -> None:
         return
     shape, _, dtype = read(file)
     promised = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if not dtype.hasobject and promised > member.file_size - _MAGIC_AT_LEAST:
+    if not dtype.hasobject and promised > member.file_size - file.tell():
         raise ValueError(
             f"its header promises shape {shape} of {dtype}, which is {promised:,} bytes, in a "
             f"member of {member.file_size:,}"

@@ -1,5 +1,6 @@
 """Batches of a stream that keeps its own position, by `state_dict` and `load_state_dict`."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,7 +26,7 @@ class StreamBatches:
         self._stream = stream
         self._batches = batches
         # Where every iterator begins, wherever an earlier one went.
-        self._beginning = stream.state_dict()
+        self._beginning = copy.deepcopy(stream.state_dict())
 
     def __iter__(self) -> "StreamIterator":
         return StreamIterator(self)
@@ -44,7 +45,9 @@ class StreamIterator:
     def __next__(self) -> Batch:
         while self._epoch != self._of.epochs:
             if self._current is None:
-                self._of._stream.load_state_dict(self._start or self._of._beginning)
+                start = self._start or self._of._beginning
+                # A copy: the stream writes into the one it is given.
+                self._of._stream.load_state_dict(copy.deepcopy(start))
                 self._of._stream.set_epoch(self._epoch)
                 self._current = self._of._batches()
             batch = next(self._current, None)
@@ -66,6 +69,7 @@ class StreamIterator:
     def get_state(self) -> dict[str, Any]:
         """The position behind the last batch."""
         here = self._start if self._current is None else self._of._stream.state_dict()
+        here = copy.deepcopy(here)
         return {
             "version": _VERSION,
             "epoch": self._epoch,

@@ -98,7 +98,8 @@ class TorchIterator:
 
     def __next__(self) -> Batch:
         while self._epoch != self._of.epochs:
-            current = self._current or self._start()
+            # Not by its truth: that of a loader's iterator asks for a length.
+            current = self._start() if self._current is None else self._current
             try:
                 batch = next(current)
             except StopIteration:
