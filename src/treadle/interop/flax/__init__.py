@@ -1,5 +1,6 @@
 """Flax modules, Linen's and NNX's, as Equinox modules, and their variables back."""
 
+from ._checkpoint import read_checkpoint as read_checkpoint
 from ._linen import LinenModule as LinenModule
 from ._linen import LinenModuleWithState as LinenModuleWithState
 from ._linen import from_linen as from_linen
