@@ -258,6 +258,30 @@ def test_what_mlflow_cannot_take_back_is_not_doubled(tmp_path, caplog):
     assert tracker.client.get_run(first).info.status == "KILLED"
 
 
+def test_a_damaged_file_of_mlflow_is_mended(tmp_path):
+    tracker = MAKE["mlflow"](tmp_path)
+    for step in (1, 2, 3):
+        tracker.log(step, {"loss": float(step)})
+    (file,) = tmp_path.glob("*/*/metrics/loss")
+    file.write_text(file.read_text().replace(" 2.0 2", " \0\0") + "17959 4")
+    tracker.resume(3)
+    tracker.log(4, {"loss": 4.0})
+    assert in_mlflow(tmp_path) == {"loss": [(1, 1.0), (3, 3.0), (4, 4.0)]}
+
+
+def test_a_server_that_is_gone_ends_no_training(tmp_path, monkeypatch, caplog):
+    # Or it is tried a second time after some seconds.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = MLflow("http://127.0.0.1:9", name="tests")
+    state, _ = train(tmp_path, num_steps=3, trackers={"gone": tracker})
+    assert int(state.step) == 3
+    told = [record.getMessage() for record in caplog.records if record.name == "treadle"]
+    assert [message[:26] for message in told] == ["The tracker MLflow failed "] * 2
+    assert "did not take 4 of 4 rows" in told[1]
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+
+
 def test_a_run_of_mlflow_says_whether_it_is_over(tmp_path):
     tracker = MLflow(tmp_path, name="tests")
     tracker.client.log_param(tracker.run_id, "width", 8)
@@ -331,6 +355,37 @@ def test_what_was_uploaded_is_not_uploaded_again(tmp_path):
         tracker.log(step, {"loss": float(step)})
     tracker.close()
     assert in_wandb(tmp_path) == {"loss": [(step, step) for step in range(1, 8)]}
+
+
+def test_a_damaged_file_of_the_client_is_cut_off_there(tmp_path):
+    tracker = MAKE["wandb"](tmp_path)
+    for step in range(1, 6):
+        tracker.log(step, {"loss": float(step)})
+    tracker.close()
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    data = bytearray(file.read_bytes())
+    at = len(data) // 2
+    data[at : at + 40] = bytes(40)
+    file.write_bytes(data)
+    tracker.resume(5)
+    tracker.close()
+    assert file.stat().st_size < at
+    assert in_wandb(tmp_path) == {"loss": [(step, step) for step in range(1, 6)]}
+
+
+def test_a_run_of_the_users_own_goes_on_beside_it(tmp_path):
+    import wandb
+
+    quiet = wandb.Settings(silent=True, console="off", **QUICK)
+    own = wandb.init(mode="offline", dir=str(tmp_path), project="own", settings=quiet)
+    (tmp_path / "ours").mkdir()
+    tracker = MAKE["wandb"](tmp_path / "ours")
+    tracker.log(1, {"loss": 2.0})
+    assert wandb.run is own
+    tracker.close()
+    own.log({"x": 1.0})
+    own.finish()
+    assert in_wandb(tmp_path / "ours") == {"loss": [(1, 2.0)]}
 
 
 def test_long_histories_span_blocks(tmp_path):

@@ -94,7 +94,7 @@ def wandb_records(file):
         while (data := store.scan_data()) is not None:
             scanned.append(Record.FromString(data))
         return scanned
-    return [message for _, message in records(pathlib.Path(file).read_bytes(), Record)]
+    return [each.message for each in records(pathlib.Path(file).read_bytes(), Record)]
 
 
 def in_wandb(folder):
@@ -117,9 +117,9 @@ def in_wandb(folder):
 
 
 def in_mlflow(folder, name="tests"):
-    from treadle.track._mlflow import _folders_allowed
+    from treadle.track._mlflow import variables
 
-    with _folders_allowed():
+    with variables():
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(tracking_uri=str(folder))

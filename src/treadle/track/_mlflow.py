@@ -3,10 +3,11 @@
 import contextlib
 import logging
 import os
+import pathlib
 import posixpath
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .._custom_types import Door
@@ -18,14 +19,37 @@ from ._packages import package
 
 _log = logging.getLogger("treadle")
 
-_ALLOW_FOLDERS = "MLFLOW_ALLOW_FILE_STORE"
 _NO_TELEMETRY = "MLFLOW_DISABLE_TELEMETRY"
+
+# MLflow 3 has stopped developing its folders, and opens them only for those who say so.
+_ALLOWED = {"MLFLOW_ALLOW_FILE_STORE": "true"}
+# It tries a server that is gone for minutes; the training is not to wait that long.
+_IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 # What MLflow does not take in the name of a metric.
 _FORBIDDEN = re.compile(r"[^\w\-. :/]")
 
+# A line of its files.
+_POINT = re.compile(r"\d+ (?P<value>[-+.\w]+) (?P<step>-?\d+)( |$)")
+
 # What it takes at once.
 _BATCH = 1_000
+
+
+@contextlib.contextmanager
+def variables() -> Iterator[None]:
+    """What MLflow reads from the environment, while it is spoken to; the user's settings win."""
+    ours = {name: value for name, value in _IMPATIENT.items() if name not in os.environ} | _ALLOWED
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class MLflow(Tracker):
@@ -90,7 +114,7 @@ class MLflow(Tracker):
     def client(self) -> Any:
         """The `MlflowClient` of the store."""
         if self._client is None:
-            with _folders_allowed():
+            with variables():
                 self._client = self._make_client(tracking_uri=self._uri)
         return self._client
 
@@ -98,9 +122,11 @@ class MLflow(Tracker):
     def run_id(self) -> str:
         """Of the run of this name, which is made when it is not there."""
         if self._run is None:
-            self._run = self._found() or self._made()
+            with variables():
+                self._run = self._found() or self._made()
         return self._run.info.run_id
 
+    @variables()
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         """Adds a point to each metric."""
         if not self._is_running:
@@ -116,6 +142,7 @@ class MLflow(Tracker):
         for begin in range(0, len(points), _BATCH):
             self.client.log_batch(self.run_id, metrics=points[begin : begin + _BATCH])
 
+    @variables()
     def resume(self, step: int) -> None:
         """Takes out the points after `step`, or notes them, so that they are not doubled."""
         self._there, self._told = {}, False
@@ -136,6 +163,7 @@ class MLflow(Tracker):
     def flush(self) -> None:
         """Nothing to do: MLflow has each row when `log` returns."""
 
+    @variables()
     def close(self) -> None:
         """Says that the run is over."""
         if self._is_running:
@@ -166,25 +194,18 @@ class MLflow(Tracker):
     def _drop(self, step: int) -> None:
         """Takes points out of the files, where each is a line: when, the value, the step."""
         assert self._folder is not None
+        for name in self._folder.glob("*/*/tags/mlflow.runName"):
+            if name.read_text(encoding="utf-8").strip() == self.name:
+                # MLflow finds no run that has a line which is none.
+                _keep_points(name.parents[1] / "metrics", lambda step: True)
         run = self._found()
         if run is None:
             return
         self._run = run
         metrics = self._folder / run.info.experiment_id / run.info.run_id / "metrics"
-        for file in [path for path in metrics.rglob("*") if path.is_file()]:
-            where = file.relative_to(metrics).as_posix()
-            # The text behind the last newline was not finished when its writer died.
-            text, newline, rest = file.read_text(encoding="utf-8").rpartition("\n")
-            lines = (text + newline).splitlines(keepends=True)
-            kept = [line for line in lines if int(line.split()[2]) <= step]
-            for line in kept:
-                _, value, at = line.split()[:3]
-                if int(at) == step:
-                    self._there[where, step] = float(value)
-            if not kept:
-                file.unlink()  # An empty one is an error to MLflow.
-            elif rest or len(kept) < len(lines):
-                replace_text(file, "".join(kept))
+        for where, points in _keep_points(metrics, lambda at: at <= step).items():
+            if step in points:
+                self._there[where, step] = points[step]
 
     def _is_there(self, name: str, step: int, value: float) -> bool:
         if (name, step) not in self._there:
@@ -222,18 +243,25 @@ class MLflow(Tracker):
         return any(posixpath.commonpath([name, one]) in (name, one) for one in taken)
 
 
-@contextlib.contextmanager
-def _folders_allowed() -> Iterator[None]:
-    """MLflow 3 has stopped developing its folders, and opens them only for those who say so."""
-    before = os.environ.get(_ALLOW_FOLDERS)
-    os.environ[_ALLOW_FOLDERS] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_ALLOW_FOLDERS]
-        else:
-            os.environ[_ALLOW_FOLDERS] = before
+def _keep_points(
+    metrics: pathlib.Path, is_kept: Callable[[int], bool]
+) -> dict[str, dict[int, float]]:
+    """Leaves some steps in the files of a run's metrics; returns what is left by name and step."""
+    left = {}
+    for file in [path for path in metrics.rglob("*") if path.is_file()]:
+        text = file.read_text(encoding="utf-8")
+        # The text behind the last newline was not finished when its writer died.
+        lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+        points = [(line, found) for line in lines if (found := _POINT.match(line))]
+        kept = [(line, point) for line, point in points if is_kept(int(point["step"]))]
+        name = file.relative_to(metrics).as_posix()
+        left[name] = {int(point["step"]): float(point["value"]) for _, point in kept}
+        whole = "".join(line for line, _ in kept)
+        if not kept:
+            file.unlink()  # MLflow reads no empty ones.
+        elif whole != text:
+            replace_text(file, whole)
+    return left
 
 
 def _require_name(argument: str, name: Any) -> None:

@@ -1,14 +1,15 @@
 """The files in which the client of Weights & Biases keeps a run until it is uploaded.
 
 A file is a log as LevelDB writes it, 7 bytes of its own in front: blocks of 32 KiB, in them pieces
-of records, each behind 7 bytes: a checksum (4), a length (2, little-endian) and what piece it is of
-a record (1 is a whole one, 2 the first, 3 one in the middle, 4 the last). A record is a message
-`wandb_internal.Record`.
+of records. A piece has 7 bytes in front: a checksum (4 bytes, CRC-32 of its kind and its content),
+its length (2) and its kind (1 is a whole record, 2 the first piece of one, 3 one in the middle, 4
+the last), little-endian. A record is a message `wandb_internal.Record`.
 """
 
 import pathlib
 import struct
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,15 +27,17 @@ class Record(NamedTuple):
 
     Attributes:
         begin: Where it begins.
+        end: Where it ends.
         message: A `wandb_internal.Record`.
     """
 
     begin: int
+    end: int
     message: Any
 
 
 def records(data: bytes, kind: Any) -> Iterator[Record]:
-    """The records of a file, without a last one that was cut off.
+    """The records of a file, up to one that was cut off or is damaged.
 
     Args:
         data: Of the file.
@@ -48,15 +51,16 @@ def records(data: bytes, kind: Any) -> Iterator[Record]:
             at += _BLOCK - at % _BLOCK
         if at + _PIECE.size > len(data):
             return
-        _, length, piece = _PIECE.unpack_from(data, at)
-        if not piece or at + _PIECE.size + length > len(data):
+        checksum, length, piece = _PIECE.unpack_from(data, at)
+        content = data[at + _PIECE.size : at + _PIECE.size + length]
+        if zlib.crc32(content, zlib.crc32(bytes([piece]))) != checksum:
             return
         if piece in _FIRST:
             begin, parts = at, []
         at += _PIECE.size + length
-        parts.append(data[at - length : at])
+        parts.append(content)
         if piece in _LAST:
-            yield Record(begin, kind.FromString(b"".join(parts)))
+            yield Record(begin, at, kind.FromString(b"".join(parts)))
 
 
 class Last(NamedTuple):
@@ -75,7 +79,7 @@ def last_of(paths: Sequence[pathlib.Path], kind: Any) -> Last:
     """The last step that files have figures of."""
     last = Last(-1, frozenset())
     for path in paths:
-        for _, message in records(path.read_bytes(), kind):
+        for *_, message in records(path.read_bytes(), kind):
             if message.WhichOneof("record_type") != "history":
                 continue
             step = message.history.step.num
@@ -88,13 +92,17 @@ def last_of(paths: Sequence[pathlib.Path], kind: Any) -> Last:
 
 
 def cut_behind(path: pathlib.Path, step: int, kind: Any) -> None:
-    """Ends a file where the figures of a later step than `step` begin."""
+    """Ends a file where the figures of a later step than `step` begin, or where it is damaged."""
     data = path.read_bytes()
-    for begin, message in records(data, kind):
+    end = _FRONT
+    for record in records(data, kind):
+        message = record.message
         if message.WhichOneof("record_type") == "history" and message.history.step.num > step:
-            # Another file takes its place: the client of a process that died may still write.
-            replace_bytes(path, data[:begin])
-            return
+            break
+        end = record.end
+    if end < len(data):
+        # Another file takes its place: the client of a process that died may still write.
+        replace_bytes(path, data[:end])
 
 
 def wait_for_end(path: pathlib.Path, kind: Any, *, seconds: float) -> None:
