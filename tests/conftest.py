@@ -4,10 +4,12 @@ import gc
 import os
 import pathlib
 
+from tests.compiling import quick_flags
+
 # Before JAX is imported: four CPU devices, so that nothing gets used to there being one; and no
 # compilation cache outside the tests' own.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    f"{os.environ.get('XLA_FLAGS', '')} {quick_flags()} --xla_force_host_platform_device_count=4"
 )
 os.environ.setdefault("TREADLE_CACHE", "off")
 
