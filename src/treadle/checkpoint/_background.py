@@ -50,7 +50,8 @@ class Background:
         """Whether there is no job, also none that ended and was not waited for."""
         return self._done is None
 
-    def _run(self, job: Callable[[], Any], done: threading.Event, taken: threading.Lock) -> None:
+    # `threading.Lock` is a function until Python 3.13, and so no type for those who check it.
+    def _run(self, job: Callable[[], Any], done: threading.Event, taken: Any) -> None:
         if not taken.acquire(blocking=False):
             return
         try:
