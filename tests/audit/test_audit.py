@@ -119,7 +119,9 @@ def test_a_step_takes_its_args():
 
     step = treadle.TrainStep(loss, optax.sgd(0.1))
     state = step.init(Net(jax.random.key(0)), key=jax.random.key(1))
-    assert treadle.audit(step, state, make_batch(), args={"scale": jnp.ones(())}).ok
+    args = {"scale": jnp.ones(())}
+    assert treadle.audit(step, state, make_batch(), args=args).ok
+    assert treadle.audit(functools.partial(step, args=args), state, make_batch()).ok
     with pytest.raises(treadle.ArgumentTypeError, match="args"):
         treadle.audit(step, state, make_batch())
 

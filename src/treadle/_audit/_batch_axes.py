@@ -116,6 +116,7 @@ class BatchAxes:
         mixed: Axes along which neighbours are mixed: by a window, a sum so far.
         contracted: Axes that are summed against parameters.
         pairs: Axes that are summed against one another.
+        aligned: Axes along which there is a product of its own for each place.
         crossed: Axes of which each place meets each of the other.
         kernels: Axes of what data was convolved with.
         meshes: For each axis of the mesh the axes of data that are spread over it.
@@ -130,6 +131,7 @@ class BatchAxes:
         self.mixed: set[int] = set()
         self.contracted: set[int] = set()
         self.pairs: set[tuple[int, int]] = set()
+        self.aligned: set[int] = set()
         self.crossed: set[tuple[int, int]] = set()
         self.kernels: set[int] = set()
         self.meshes: dict[str, set[int]] = {}
@@ -374,6 +376,8 @@ class BatchAxes:
             self._summed(left, a, right, b, path)
         for a, b in zip(left_batch, right_batch, strict=True):
             self.together.join(left.axes[a], right.axes[b])
+            if left.axes[a] and right.axes[b]:
+                self.aligned |= left.axes[a] | right.axes[b]
         left_free = _free(left, left_sum, left_batch)
         right_free = _free(right, right_sum, right_batch)
         if left.is_data and right.is_data:

@@ -477,12 +477,15 @@ def _called(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
 def _partial(fn: Any) -> Any:
     """A compiled function with its first arguments; `None` if it is anything else.
 
-    That is a partial application, a method that is compiled, or a compiled `__call__`.
+    That is a partial application, also of a step of treadle's, a method that is compiled, or a
+    compiled `__call__`.
     """
     for each in (fn, getattr(fn, "__call__", None)):  # noqa: B004
         if inspect.ismethod(each):
             each = functools.partial(each.__func__, each.__self__)
         inner = getattr(each, "func", None)
+        if isinstance(inner, (TrainStep, EvalStep)):
+            return each
         if is_jitted(inner) or is_filter_jitted(inner) or is_nnx_jitted(inner):
             return each
         if inner is not None and _partial(inner) is not None:

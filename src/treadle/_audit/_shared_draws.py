@@ -19,7 +19,7 @@ from ._spread import DATA, PARAMETERS, Spread, spread_of
 
 
 class SharedDraw(NamedTuple):
-    """A draw that is the same for every example.
+    """A draw that is the same for every example, or for every member of an ensemble.
 
     Attributes:
         path: Where it is drawn: the equation behind all that enclose it.
@@ -27,6 +27,7 @@ class SharedDraw(NamedTuple):
         shape: The shape of the data there.
         axis: Along which of its dimensions the draw is the same.
         mesh: Or the axis of the mesh: each device draws the same.
+        of_members: Whether that is an axis along which models lie, not examples.
     """
 
     path: Path
@@ -34,6 +35,7 @@ class SharedDraw(NamedTuple):
     shape: tuple[int, ...]
     axis: int | None
     mesh: str | None
+    of_members: bool = False
 
 
 _DRAWS = frozenset(
@@ -66,8 +68,10 @@ def shared_draws(audited: Audited) -> list[SharedDraw]:
     found = []
     for meeting in seen.meetings:
         shared = _shared(meeting, seen, batch)
-        if shared is not None and _identity(shared.path) not in constant:
+        if shared is not None:
             found.append(shared)
+    found += _shared_by_members(audited, parameters)
+    found = [each for each in found if _identity(each.path) not in constant]
     return [each for each in found if not _is_intended(each.path)]
 
 
@@ -240,6 +244,44 @@ def _shared(meeting: Meeting, seen: BatchAxes, batch: set[int]) -> SharedDraw | 
     if not same or any(draw.along[at] for at in along):
         return None
     return SharedDraw(path, meeting.path, data.shape, same[0], None)
+
+
+# -- ensembles ------------------------------------------------------------------------------------
+
+
+def _shared_by_members(audited: Audited, parameters: set[int]) -> list[SharedDraw]:
+    """Draws that meet the activations of all members of an ensemble, and are the same for each.
+
+    An ensemble has an axis with which all its parameters begin, and along which nothing is summed,
+    but products are made one by one.
+    """
+    arrays = [
+        leaf
+        for leaf in audited.program.leaves
+        if leaf.index in parameters and jnp.issubdtype(leaf.aval.dtype, jnp.inexact)
+    ]
+    lengths = {leaf.aval.shape[:1] for leaf in arrays}
+    if len(lengths) != 1 or min(lengths) <= (1,):
+        return []
+    table = Table(audited, parameters)
+    numbers = []
+    for leaf in arrays:
+        numbers.append(len(table.sizes))
+        table.sizes[numbers[-1]] = leaf.aval.shape[0]
+        own = table.given[leaf.index]
+        axes = (frozenset([numbers[-1]]), *own.axes[1:])
+        table.given[leaf.index] = own._replace(axes=axes)
+    seen = BatchAxes(audited.program.jaxpr, table.given, table.sizes)
+    members = {seen.together(axis) for axis in numbers}
+    summed = {axis for pair in seen.pairs for axis in pair} | seen.contracted | seen.kernels
+    never = summed | seen.mixed | seen.scanned | seen.mapped
+    if len(members) != 1 or members & {seen.together(axis) for axis in never}:
+        return []
+    if not members <= {seen.together(axis) for axis in seen.aligned}:
+        return []
+    meetings = [each for each in seen.meetings if each.data.depends & DATA]
+    found = [_shared(meeting, seen, members) for meeting in meetings]
+    return [each._replace(of_members=True) for each in found if each is not None]
 
 
 # -- what is meant --------------------------------------------------------------------------------

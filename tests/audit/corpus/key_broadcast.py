@@ -862,3 +862,36 @@ def flax_right_attention_as_it_comes():
         return state.apply_gradients(grads=grads), loss
 
     return step, state, x, batch()[1], jax.random.key(2)
+
+
+@case(_BROADCAST)
+def one_mask_for_all_members_of_an_ensemble():
+    class Model(eqx.Module):
+        first: eqx.nn.Linear
+        last: eqx.nn.Linear
+
+        def __init__(self, key):
+            one, two = jax.random.split(key)
+            self.first = eqx.nn.Linear(4, 8, key=one)
+            self.last = eqx.nn.Linear(8, 3, key=two)
+
+        def __call__(self, x, key):
+            h = jax.nn.relu(self.first(x))
+            keep = jax.random.bernoulli(key, 0.5, h.shape)  # expect: key-broadcast
+            return self.last(jnp.where(keep, h, 0.0))
+
+    @eqx.filter_jit
+    def step(models, x, y, key):
+        keys = jax.random.split(key, x.shape[0])
+
+        def one(model):
+            def loss(model):
+                return cross_entropy(jax.vmap(model)(x, keys), y)
+
+            grads = eqx.filter_grad(loss)(model)
+            return eqx.apply_updates(model, jax.tree.map(lambda g: -0.1 * g, grads))
+
+        return eqx.filter_vmap(one)(models)
+
+    models = eqx.filter_vmap(Model)(jax.random.split(jax.random.key(0), 3))
+    return step, models, *batch(), jax.random.key(1)

@@ -27,8 +27,7 @@ class KeyBroadcast(Rule):
             if place is not None:
                 told.setdefault(place, shared)
         for place, shared in told.items():
-            fix = _FIX if shared.mesh is None else _FIX_OVER_DEVICES.format(axis=shared.mesh)
-            yield Finding(self.slug, "warning", _message(place, shared), place, fix)
+            yield Finding(self.slug, "warning", _message(place, shared), place, _fix(shared))
 
     def evidence(self, audited: Audited) -> str | None:
         """That every example has its own draws."""
@@ -43,6 +42,17 @@ _FIX_OVER_DEVICES = (
     "Give each device a key: `key = jax.random.fold_in(key, jax.lax.axis_index({axis!r}))`."
 )
 
+_FIX_OF_MEMBERS = (
+    "Give each member a key: `keys = jax.random.split(key, members)`, mapped over with the "
+    "parameters, `jax.vmap(step, in_axes=(0, None, 0))(params, x, keys)`."
+)
+
+
+def _fix(shared: SharedDraw) -> str:
+    if shared.of_members:
+        return _FIX_OF_MEMBERS
+    return _FIX if shared.mesh is None else _FIX_OVER_DEVICES.format(axis=shared.mesh)
+
 
 def _message(place: Place, shared: SharedDraw) -> str:
     what = use_label(Use("draw", shared.path, "", False))
@@ -54,7 +64,8 @@ def _message(place: Place, shared: SharedDraw) -> str:
             f"one draw ({what}) serves every device: along the axis {shared.mesh!r} of the mesh "
             f"each draws the same numbers, and they meet its part of the batch{at}"
         )
+    whom = "member of the ensemble" if shared.of_members else "example of the batch"
     return (
-        f"one draw ({what}) serves every example of the batch: it is the same along axis "
-        f"{shared.axis} of the data of shape {shape} that it meets{at}"
+        f"one draw ({what}) serves every {whom}: it is the same along axis {shared.axis} of the "
+        f"data of shape {shape} that it meets{at}"
     )
