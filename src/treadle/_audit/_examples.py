@@ -11,6 +11,8 @@ def is_batch(audited: Audited, leaf: Leaf) -> bool:
 
     Its first dimension is one with the first one of something that is no state: of labels.
     """
+    if len(leaf.aval.shape) < 2:
+        return False  # Numbers by themselves may as well be weights.
     states = {each.index for state in audited.states for each in leaves_of(state.given)}
     table = Table(audited, states - {leaf.index})
     seen = BatchAxes(audited.program.jaxpr, table.given, table.sizes)
