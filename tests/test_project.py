@@ -92,6 +92,7 @@ def test_import_treadle_is_light():
     heavy = ["matplotlib", "sklearn", "hypothesis", "rich.progress", "torch"]
     heavy += ["flax", "haiku", "orbax"]
     heavy += ["tensorboard", "wandb", "mlflow"]
+    heavy += ["grain", "tensorflow_datasets", "array_record", "datasets", "pyarrow"]
     code = f"import sys, treadle; print([name for name in {heavy!r} if name in sys.modules])"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ)

@@ -4,6 +4,7 @@ from . import (
     audit,
     checkpoint,
     corruption,
+    data,
     dispatch,
     ensemble,
     gc,
@@ -34,6 +35,7 @@ MEASURES = {
     "mutants": mutants,
     "rules": rules,
     "audit": audit,
+    "data": data,
     "corruption": corruption,
     "kills": kills,
 }
