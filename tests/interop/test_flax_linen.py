@@ -265,6 +265,20 @@ def test_steps_are_ready_for_production():
     assert report.ok, report
 
 
+def test_a_step_s_precision_is_that_of_the_module():
+    step = TrainStep(
+        whole_stateful, optax.adamw(1e-3), batched=True, stateful=True, precision="bf16"
+    )
+    state = step.init(from_linen(Normed(), initial(Normed())), key=jax.random.key(0))
+    # Linen's batch norm compares formats, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        traced, (after, _) = jax.make_jaxpr(step.pure, return_shape=True)(state, (X, Y))
+    products = [line for line in str(traced).splitlines() if "dot_general" in line]
+    assert products
+    assert all("bf16[" in line for line in products)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(after.model_state)} == {"float32"}
+
+
 def test_states_are_saved_and_loaded(tmp_path):
     _, state = trained_normed()
     treadle.save(tmp_path / "normed", state)
