@@ -214,6 +214,20 @@ def test_errors_of_the_function_come_through():
 # -- what is reported ------------------------------------------------------------------------------
 
 
+def test_what_xla_does_not_know_is_not_told():
+    @jax.jit
+    def loud(x):
+        jax.debug.print("{}", x)
+        return x
+
+    report = treadle.audit(loud, 1.0)
+    assert report.figures.flops is None or report.figures.flops >= 0
+    assert "-1 flop" not in str(report)
+    ticks = {tick.name: tick for tick in report.checklist}
+    assert ticks["recompilation"].ticked is None
+    assert ticks["recompilation"].evidence.startswith("nothing that comes in goes out updated")
+
+
 def test_a_finding_names_the_line():
     (finding,) = treadle.audit(noisy, *ARGS).errors
     here = pathlib.Path(__file__)

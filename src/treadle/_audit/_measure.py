@@ -26,7 +26,7 @@ def measure(program: Program, states: Iterable[State]) -> Figures:
         equations=program.num_equations,
         draws=program.lineage.draws,
         model_flops=StepCost(program.jaxpr, 1, set(jax.local_devices()[:1])).flops,
-        **xla_figures(program.executable)._asdict(),
+        **_known(xla_figures(program.executable)._asdict()),
         state_bytes=sum(size for at, size in sizes.items() if at in of_state),
         batch_bytes=sum(size for at, size in sizes.items() if at not in of_state),
         constant_bytes=sum(constant.nbytes for constant in constants_of(program)),
@@ -35,6 +35,11 @@ def measure(program: Program, states: Iterable[State]) -> Figures:
         lower_seconds=lower,
         compile_seconds=compile_,
     )
+
+
+def _known(figures: dict[str, Any]) -> dict[str, Any]:
+    """The figures without those that XLA does not know, as of a program that calls back: -1."""
+    return {name: None if each is None or each < 0 else each for name, each in figures.items()}
 
 
 def constants_of(program: Program) -> list[Any]:

@@ -104,4 +104,7 @@ def _cost(audited: Audited) -> str:
 
 _MEASURED: dict[str, Callable[[Audited], str]] = {"cost": _cost}
 
-_UNSEEN = {"checkpoints": "not seen from a step: `treadle.fit(..., run=...)`, or a `Checkpointer`"}
+_UNSEEN = {
+    "recompilation": "nothing that comes in goes out updated, to come in again",
+    "checkpoints": "not seen from a step: `treadle.fit(..., run=...)`, or a `Checkpointer`",
+}

@@ -220,3 +220,14 @@ def a_teacher_of_the_trainer_in_a_helper():
             return w - 0.1 * jax.grad(lambda w: jnp.mean((soft - x @ w) ** 2))(w)
 
     return Trainer().step, jnp.ones((4, 1)), batch()[0]
+
+
+@case(_CAPTURED)
+def a_model_of_many_arrays():
+    model = eqx.nn.MLP(256, 256, 256, 5, key=jax.random.key(0))
+
+    @jax.jit
+    def predict(x):
+        return jax.vmap(model)(x)  # expect: captured-constant
+
+    return predict, jnp.ones((2, 256))

@@ -14,25 +14,31 @@ from .._source import Place, path_frames, user_place
 from ._base import Rule
 
 _MOST = 2**20
-"""Bytes."""
+"""Bytes of what one line captures."""
+
+_TINY = 2**10
+"""Bytes of an array that is not looked at."""
 
 
 class CapturedConstant(Rule):
-    """An array of more than 1 MiB is captured by the function, and compiled into the program."""
+    """More than 1 MiB of arrays is captured by the function, and compiled into the program."""
 
     slug = "captured-constant"
     line = "donated"
 
     def check(self, audited: Audited) -> Iterator[Finding]:
         """One finding for each line that first uses such arrays."""
+        captured = [each for each in constants(audited.program.jaxpr) if each[0].nbytes > _TINY]
+        if sum(value.nbytes for value, _ in captured) <= _MOST:
+            return
         found: dict[Place | None, list[Any]] = {}
-        for value, path in constants(audited.program.jaxpr):
-            if value.nbytes > _MOST:
-                held = holder(path_frames(path), value)
-                place = held.place if held is not None else user_place(path)
-                place = place or audited.program.place
-                found.setdefault(place, []).append(value)
+        for value, path in captured:
+            held = holder(path_frames(path), value)
+            place = held.place if held is not None else user_place(path)
+            found.setdefault(place or audited.program.place, []).append(value)
         for place, values in found.items():
+            if sum(value.nbytes for value in values) <= _MOST:
+                continue
             yield Finding(self.slug, "warning", _message(values), place, _FIX)
 
     def evidence(self, audited: Audited) -> str:
@@ -73,7 +79,7 @@ def _constants(closed: Any, path: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
 def _inside(jaxpr: Any, path: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
     for equation in jaxpr.eqns:
         for atom in equation.invars:
-            if isinstance(atom, jex_core.Literal) and getattr(atom.val, "nbytes", 0) > _MOST:
+            if isinstance(atom, jex_core.Literal) and getattr(atom.val, "nbytes", 0) > _TINY:
                 yield atom.val, [*path, equation]
         for value in equation.params.values():
             for program in value if isinstance(value, (tuple, list)) else (value,):
