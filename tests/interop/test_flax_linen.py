@@ -479,7 +479,7 @@ def test_arguments_of_the_wrong_type_are_told():
     model, state = from_linen(Normed(), initial(Normed()))
     with pytest.raises(ArgumentTypeError, match="`model_state` is a ndarray: a model whose call"):
         model(X, X)
-    with pytest.raises(ArgumentTypeError, match="NoneType, and this model keeps 'batch_stats'"):
+    with pytest.raises(ArgumentTypeError, match="NoneType, and this model keeps variables"):
         to_linen(model)
     with pytest.raises(ArgumentTypeError, match="`model_state` was given, and this model keeps no"):
         to_linen(from_linen(MLP(), initial(MLP())), state)

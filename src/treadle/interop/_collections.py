@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.tree_util as jtu
 from jaxtyping import PyTree
 
-from .._errors import TreeError
+from .._errors import ArgumentTypeError, TreeError
 from ..tree._match import mismatches, some
 
 Indices = dict[str, eqx.nn.StateIndex]
@@ -47,6 +47,40 @@ def stated(collections: Mapping[str, PyTree]) -> tuple[Indices, eqx.nn.State]:
     indices = {name: eqx.nn.StateIndex(value) for name, value in collections.items()}
     nameless, model_state = eqx.nn.make_with_state(_Nameless)(indices)
     return nameless.indices, model_state
+
+
+def require_state(model_state: Any) -> None:
+    """Refuses what is handed to a call in the place of a state.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    if not isinstance(model_state, eqx.nn.State):
+        raise ArgumentTypeError(
+            f"`model_state` is a {type(model_state).__name__}: a model whose call writes variables "
+            f"takes its state second, `out, model_state = model(x, model_state)`, and the loss is "
+            f"that of `TrainStep(..., stateful=True)`."
+        )
+
+
+def require_kept(model_state: Any, keeps: bool, back: str) -> None:
+    """Refuses a state that is missing on the way back, or that the model does not have.
+
+    Args:
+        model_state: What was given.
+        keeps: Whether the model keeps one.
+        back: The name of the function.
+
+    Raises:
+        ArgumentTypeError: With the way out.
+    """
+    if keeps and not isinstance(model_state, eqx.nn.State):
+        raise ArgumentTypeError(
+            f"`model_state` is a {type(model_state).__name__}, and this model keeps variables in "
+            f"one: `{back}(state.model, state.model_state)`."
+        )
+    if not keeps and model_state is not None:
+        raise ArgumentTypeError("`model_state` was given, and this model keeps no state.")
 
 
 def read(indices: Indices, model_state: eqx.nn.State) -> dict[str, PyTree]:

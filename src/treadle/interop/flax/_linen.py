@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from ..._custom_types import Door
 from ..._errors import ArgumentTypeError, ArgumentValueError, TreeError
 from ...tree._paths import flatten_with_paths
-from .._collections import Indices, read, stated, written
+from .._collections import Indices, read, require_kept, require_state, stated, written
 from .._expand import expanded, squeezed
 from .._held import Held
 from .._keys import stream_keys
@@ -169,12 +169,7 @@ class LinenModuleWithState(eqx.Module):
             ArgumentTypeError, ArgumentValueError, TreeError: See `LinenModule`; and the call left
                 other variables than it was given.
         """
-        if not isinstance(model_state, eqx.nn.State):
-            raise ArgumentTypeError(
-                f"`model_state` is a {type(model_state).__name__}: a model whose call writes "
-                f"variables takes its state second, `out, model_state = model(x, model_state)`, "
-                f"and the loss is that of `TrainStep(..., stateful=True)`."
-            )
+        require_state(model_state)
         held = read(self.collections, model_state)
         out, new = self.definition.apply(
             {PARAMS: self.params, **held},
@@ -295,22 +290,15 @@ def to_linen(
         >>> variables = treadle.interop.flax.to_linen(state.model, state.model_state)
         >>> logits = module.apply(variables, images, train=False)
     """
-    if isinstance(model, LinenModule) and model_state is None:
-        return {PARAMS: model.params}
-    if isinstance(model, LinenModuleWithState) and isinstance(model_state, eqx.nn.State):
-        return {PARAMS: model.params, **read(model.collections, model_state)}
-    if isinstance(model, LinenModuleWithState):
+    if not isinstance(model, (LinenModule, LinenModuleWithState)):
         raise ArgumentTypeError(
-            f"`model_state` is a {type(model_state).__name__}, and this model keeps "
-            f"{', '.join(map(repr, model.collections))} in one: "
-            f"`to_linen(state.model, state.model_state)`."
+            f"`model` is a {type(model).__name__}, which `from_linen` did not make: hand over "
+            f"`state.model`."
         )
-    if isinstance(model, LinenModule):
-        raise ArgumentTypeError("`model_state` was given, and this model keeps no state.")
-    raise ArgumentTypeError(
-        f"`model` is a {type(model).__name__}, which `from_linen` did not make: hand over "
-        f"`state.model`."
-    )
+    require_kept(model_state, isinstance(model, LinenModuleWithState), "to_linen")
+    if isinstance(model, LinenModule) or model_state is None:
+        return {PARAMS: model.params}
+    return {PARAMS: model.params, **read(model.collections, model_state)}
 
 
 def _require_linen(module: Any) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from ..._custom_types import Door
 from ..._errors import ArgumentTypeError, ArgumentValueError, TreeError
-from .._collections import Indices, read, stated, written
+from .._collections import Indices, read, require_kept, require_state, stated, written
 from .._expand import expanded, squeezed
 from .._held import Held
 from .._keys import stream_keys
@@ -215,12 +215,7 @@ class NNXModuleWithState(eqx.Module):
         Raises:
             ArgumentTypeError, ArgumentValueError, TreeError: See `NNXModule`.
         """
-        if not isinstance(model_state, eqx.nn.State):
-            raise ArgumentTypeError(
-                f"`model_state` is a {type(model_state).__name__}: a model whose call writes "
-                f"variables takes its state second, `out, model_state = model(x, model_state)`, "
-                f"and the loss is that of `TrainStep(..., stateful=True)`."
-            )
+        require_state(model_state)
         rest = read(self.collections, model_state)[_STATE]
         variables = self.params, self.rngs, rest
         out, new = self.graph.call(variables, (x, *args), kwargs, key=key, inference=self.inference)
@@ -330,15 +325,9 @@ def to_nnx(
             f"`model` is a {type(model).__name__}, which `from_nnx` did not make: hand over "
             f"`state.model`."
         )
-    if isinstance(model, NNXModule):
-        if model_state is not None:
-            raise ArgumentTypeError("`model_state` was given, and this model keeps no state.")
+    require_kept(model_state, isinstance(model, NNXModuleWithState), "to_nnx")
+    if isinstance(model, NNXModule) or model_state is None:
         return model.graph.merged(model.params, model.rngs, {})
-    if not isinstance(model_state, eqx.nn.State):
-        raise ArgumentTypeError(
-            f"`model_state` is a {type(model_state).__name__}, and this model keeps variables in "
-            f"one: `to_nnx(state.model, state.model_state)`."
-        )
     rest = read(model.collections, model_state)[_STATE]
     return model.graph.merged(model.params, model.rngs, rest)
 

@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from ..._custom_types import Door
 from ..._errors import ArgumentTypeError, ArgumentValueError, TreeError
 from ..._random import as_key
-from .._collections import Indices, read, stated, written
+from .._collections import Indices, read, require_kept, require_state, stated, written
 from .._expand import expanded, squeezed
 from .._held import Held
 from .._modes import Keywords, bound, modes_of
@@ -179,12 +179,7 @@ class HaikuModuleWithState(eqx.Module):
         Raises:
             ArgumentTypeError, ArgumentValueError, TreeError: See `HaikuModule`.
         """
-        if not isinstance(model_state, eqx.nn.State):
-            raise ArgumentTypeError(
-                f"`model_state` is a {type(model_state).__name__}: a model whose call writes a "
-                f"state takes it second, `out, model_state = model(x, model_state)`, and the loss "
-                f"is that of `TrainStep(..., stateful=True)`."
-            )
+        require_state(model_state)
         held = read(self.collections, model_state)[_STATE]
         out, new = self.transform.call(
             self.params, held, (x, *args), kwargs, key=key, inference=self.inference
@@ -301,17 +296,11 @@ def to_haiku(
             f"`model` is a {type(model).__name__}, which `from_haiku` did not make: hand over "
             f"`state.model`."
         )
+    require_kept(model_state, isinstance(model, HaikuModuleWithState), "to_haiku")
     transform = model.transform
     params = transform.params.two_levels(model.params)
-    if isinstance(model, HaikuModule):
-        if model_state is not None:
-            raise ArgumentTypeError("`model_state` was given, and this model keeps no state.")
+    if isinstance(model, HaikuModule) or model_state is None:
         return params, transform.state.two_levels({})
-    if not isinstance(model_state, eqx.nn.State):
-        raise ArgumentTypeError(
-            f"`model_state` is a {type(model_state).__name__}, and this model keeps Haiku's in "
-            f"one: `to_haiku(state.model, state.model_state)`."
-        )
     return params, transform.state.two_levels(read(model.collections, model_state)[_STATE])
 
 
