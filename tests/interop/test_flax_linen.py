@@ -420,6 +420,8 @@ def test_a_batch_norm_that_sees_one_example_is_refused():
     # In inference it normalises by what it has kept: no example needs another.
     pair = from_linen(module, initial(Normed()))
     assert treadle.predict(pair, X, batch_size=8).shape == (16, 3)
+    calm = eqx.nn.inference_mode(pair[0])
+    jax.vmap(lambda x: calm(x, pair[1])[0], axis_name="batch")(X)
 
     class Given(nn.Module):
         @nn.compact
@@ -453,6 +455,10 @@ def test_variables_that_do_not_fit_are_told():
         TreeError, match=r"lack what Normed reads: .*batch_stats.* the collections 'params':"
     ):
         from_linen(Normed(), without(variables, "batch_stats"))(X)
+    others = {"params": variables["params"], "cache": {}}
+    model, state = from_linen(Normed(), others, mutable=("batch_stats", "cache"))
+    with pytest.raises(TreeError, match="There are the collections 'params', 'cache': hand over"):
+        model(X, state)
     model, state = from_linen(Normed(), without(variables, "params", "Dense_1"))
     with pytest.raises(TreeError, match=r"does not fit Normed: .*Dense_1"):
         model(X, state)
