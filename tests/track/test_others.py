@@ -217,6 +217,35 @@ def test_a_torn_event_hides_nothing_behind_it(tmp_path):
     assert in_tensorboard(tmp_path) == {"loss": [(1, 1.0), (2, 4.0)]}
 
 
+def test_what_a_start_took_back_is_not_there_for_the_next(tmp_path):
+    board = TensorBoard(tmp_path)
+    board.log(4, {"loss": 0.5, "eval/norm": 2.0})
+    board.resume(3)
+    board.log(4, {"loss": 0.25})
+    board.resume(4)
+    board.log(4, {"eval/norm": 1.0})
+    board.close()
+    assert in_tensorboard(tmp_path) == {"loss": [(4, 0.25)], "eval/norm": [(4, 1.0)]}
+
+
+def test_points_that_are_flushed_are_on_the_disk(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def fsync(descriptor):
+        synced.append(os.fstat(descriptor).st_size)
+        sync(descriptor)
+
+    board = TensorBoard(tmp_path)
+    board.flush()
+    monkeypatch.setattr(os, "fsync", fsync)
+    for step in (1, 2):
+        board.log(step, {"loss": 0.5})
+        board.flush()
+        (file,) = tmp_path.iterdir()
+        assert synced[-1] == file.stat().st_size
+    board.close()
+
+
 # -- MLflow ----------------------------------------------------------------------------------------
 
 
@@ -341,6 +370,21 @@ def test_what_the_client_had_not_written_is_logged_again(tmp_path):
         for other in tmp_path.glob("wandb/offline-run-*"):
             if other != file.parent:
                 shutil.rmtree(other)
+
+
+def test_half_of_the_last_step_is_logged_again(tmp_path):
+    tracker = MAKE["wandb"](tmp_path)
+    tracker.log(1, {"loss": 1.0})
+    tracker.close()
+    (first,) = tmp_path.glob("wandb/offline-run-*")
+    tracker.log(1, {"eval/norm": 2.0})
+    tracker.close()
+    for other in tmp_path.glob("wandb/offline-run-*"):
+        if other != first:
+            shutil.rmtree(other)
+    tracker.resume(1)
+    tracker.close()
+    assert in_wandb(tmp_path) == {"loss": [(1, 1.0)], "eval/norm": [(1, 2.0)]}
 
 
 def test_what_was_uploaded_is_not_uploaded_again(tmp_path):

@@ -81,6 +81,8 @@ def in_tensorboard(folder):
 
 def wandb_records(file):
     """With the package's own reader, in the versions that have one."""
+    if not file.stat().st_size:
+        return []
     from wandb.proto.wandb_internal_pb2 import Record
 
     from treadle.track._wandb_file import records
@@ -93,6 +95,7 @@ def wandb_records(file):
         scanned = []
         while (data := store.scan_data()) is not None:
             scanned.append(Record.FromString(data))
+        store.close()
         return scanned
     return [each.message for each in records(pathlib.Path(file).read_bytes(), Record)]
 
