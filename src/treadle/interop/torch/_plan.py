@@ -13,6 +13,7 @@ from ._tensors import Known
 
 # Looking for the nearest of thousands of names, for thousands of names, would take minutes.
 _NEAR = 24
+_AMONG = 300
 _CANDIDATES = 3
 
 
@@ -92,7 +93,7 @@ def _like(name: str, shape: tuple[int, ...], others: Mapping[str, Any], at: int)
         return or_near(name, others, _CANDIDATES)
     plain = name.replace(".", "/")
     ranked = sorted(
-        same,
+        same[:_AMONG],
         key=lambda other: -difflib.SequenceMatcher(None, plain, other.replace(".", "/")).ratio(),
     )
     return f"; of its shape {_joined(ranked[:_CANDIDATES])}"

@@ -1,12 +1,14 @@
 """The table of names: which array of a state dict goes where, and how it lies there."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..._custom_types import Door
 from ..._errors import ArgumentTypeError, ArgumentValueError, TreeError
 from ...checkpoint._rename import applied, signs
+from ...tree import select
 from .._names import or_near
 
 
@@ -98,29 +100,45 @@ def routes_of(names: Sequence[str], rename: Door[Rename | None]) -> dict[str, Ro
     """
     rules = [_rule(key, target) for key, target in _checked(rename).items()]
     plain = {name: name.replace(".", "/") for name in names}
-    idle = [
-        rule.key
-        for rule in rules
-        if not any(applied(rule.glob, rule.glob, path) is not None for path in plain.values())
-    ]
+    first: dict[str, _Rule] = {}
+    idle = []
+    for rule, hits in zip(rules, _hits(rules, list(plain.values())), strict=True):
+        if not hits:
+            idle.append(rule.key)
+        for path in hits:
+            first.setdefault(path, rule)
     if idle:
         listed = "\n  ".join(f"`{key}`{or_near(key, names, 3)}" for key in idle)
         raise TreeError(
             f"`rename` has globs that match none of the {len(names)} names of the state dict:\n"
             f"  {listed}\n`*` stands for what is between two dots, `**` for any number of such."
         )
-    return {name: _route(path, rules) for name, path in plain.items()}
+    return {name: _route(path, first.get(path)) for name, path in plain.items()}
 
 
-def _route(path: str, rules: list[_Rule]) -> Route:
+def _hits(rules: list[_Rule], paths: list[str]) -> Iterator[list[str]]:
+    """The paths that each rule is for."""
+    there = set(paths)
     for rule in rules:
-        if applied(rule.glob, rule.glob, path) is not None:
-            parts = [
-                Part(str(applied(rule.glob, part.path.split("/"), path)), part.axes)
-                for part in rule.parts
-            ]
-            return Route(tuple(parts), rule.axis)
-    return Route((Part(path, ()),), 0)
+        glob = "/".join(rule.glob)
+        if not signs(glob):  # A table may name every array, and there may be thousands.
+            yield [glob] if glob in there else []
+            continue
+        try:
+            chosen = select(glob).matches(paths)
+        except TreeError:  # There is none; all such globs are told at once.
+            yield []
+        else:
+            yield list(itertools.compress(paths, chosen))
+
+
+def _route(path: str, rule: _Rule | None) -> Route:
+    if rule is None:
+        return Route((Part(path, ()),), 0)
+    parts = [
+        Part(str(applied(rule.glob, part.path.split("/"), path)), part.axes) for part in rule.parts
+    ]
+    return Route(tuple(parts), rule.axis)
 
 
 def _checked(rename: Any) -> Mapping[Any, Any]:
