@@ -97,10 +97,27 @@ class _Search:
 
     # -- what is dead -------------------------------------------------------------------------
 
+    @functools.cached_property
+    def unreached(self) -> set[int]:
+        """What is updated and the loss of a step of treadle's does not depend on.
+
+        Some optimizers mix the gradients of all arrays, so that no zero is left of one.
+        """
+        if not self.of_step:
+            return set()
+        loss = self.zeros.outputs[self.program.output[1]["loss"].index]
+        return {
+            index
+            for index, new in self.new.items()
+            if not loss.depends >> index & 1 and new.same != index and new.carries >> index & 1
+        }
+
     def _is_suspect(self, index: int) -> bool:
         old, new = self.pairs[index][0], self.new[index]
         if not jnp.issubdtype(old.aval.dtype, jnp.inexact) or self.owners.is_of_optimizer(old):
             return False
+        if index in self.unreached:
+            return True
         if new.cut and index not in self.alive and new.carries >> index & 1:
             return self.of_step or old.aval.size > 1
         # Where older JAX does not say what is a gradient, nothing is known of constant ones.
@@ -149,7 +166,8 @@ class _Search:
 
         Their gradients are set to zero, before an optimizer that has moments.
         """
-        unclear = [index for index in self.suspects if not self.new[index].cut]
+        told = self.unreached
+        unclear = [at for at in self.suspects if not self.new[at].cut and at not in told]
         if not unclear:
             return set()
         zero = {
@@ -180,7 +198,7 @@ class _Search:
             if index in self.frozen or _is_buffer(leaf, cuts.of(index), self.owners):
                 continue
             reason, place = "alone", None
-            if self.new[index].cut:
+            if self.new[index].cut or index in self.unreached:
                 reason = "unused" if cuts.read >> index & 1 else "unread"
                 cut = _main(cuts.of(index))
                 if cut is not None:

@@ -712,3 +712,13 @@ def haiku_right_random_features():
         return optax.apply_updates(p, updates), opt_state, value
 
     return step, p, OPTIMIZER.init(p), *batch()
+
+
+@case(_DEAD)
+def hidden_by_an_optimizer_of_one_vector():
+    def loss_fn(model, example, key):  # expect: dead-parameter
+        x, y = example
+        return cross_entropy(model(x), y)
+
+    step = treadle.TrainStep(loss_fn, optax.flatten(optax.adamw(1e-3)))
+    return step, step.init(Net(), key=jax.random.key(0)), batch()
