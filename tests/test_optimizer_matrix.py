@@ -38,8 +38,12 @@ def adversary():
     return optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
 
 
-def muon_axes(params):
-    return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(0, 1), params)
+def muon_axes():
+    """Which axes of a weight are which: older versions of optax take the two that there are."""
+    if not hasattr(optax.contrib, "MuonDimensionNumbers"):
+        return {}
+    numbers = optax.contrib.MuonDimensionNumbers(0, 1)
+    return {"weight_dimension_numbers": lambda params: jax.tree.map(lambda _: numbers, params)}
 
 
 RATED = [
@@ -92,7 +96,7 @@ OTHERS = {
     "multi_transform": lambda: optax.multi_transform({True: sgd()}, everything),
     "MultiSteps": lambda: optax.MultiSteps(sgd(), 2),
     "named_chain": lambda: optax.named_chain(("clip", optax.clip(0.5)), ("sgd", sgd())),
-    "noisy_sgd": lambda: optax.noisy_sgd(0.1, key=0),
+    "noisy_sgd": lambda: optax.noisy_sgd(0.1, 0.01, 0.55, 0),
     "partition": lambda: optax.partition({True: sgd()}, everything),
     "scale": lambda: optax.scale(-0.1),
     "scale_by_backtracking_linesearch": lambda: optax.chain(
@@ -118,7 +122,7 @@ OTHERS = {
     "mechanize": lambda: optax.contrib.mechanize(sgd()),
     "sam": lambda: optax.contrib.sam(sgd(), adversary(), opaque_mode=True),
     "scale_by_galore": lambda: optax.contrib.scale_by_galore(1),
-    "scale_by_muon": lambda: optax.contrib.scale_by_muon(weight_dimension_numbers=muon_axes),
+    "scale_by_muon": lambda: optax.contrib.scale_by_muon(**muon_axes()),
     "schedule_free": lambda: optax.contrib.schedule_free(optax.sgd(0.1), 0.1),
     "split_real_and_imaginary": lambda: optax.contrib.split_real_and_imaginary(sgd()),
 }
