@@ -187,7 +187,7 @@ def test_what_is_not_there_or_no_checkpoint_is_told(tmp_path, monkeypatch):
     with pytest.raises(DamagedCheckpointError, match="holds a int, no dictionary of arrays"):
         read_checkpoint(tmp_path / "number")
     (tmp_path / "keys").write_bytes(msgpack.packb({"a": [{1: 2}]}))
-    with pytest.raises(DamagedCheckpointError, match="a dictionary with the key 1, which is no"):
+    with pytest.raises(DamagedCheckpointError, match=r"the key 1, which|int is not allowed"):
         read_checkpoint(tmp_path / "keys")
     odd = msgpack.packb(([1], "f4,(", b"0000"))
     (tmp_path / "dtype").write_bytes(msgpack.packb({"a": msgpack.ExtType(1, odd)}))

@@ -462,7 +462,7 @@ def test_variables_that_do_not_fit_are_told():
     model, state = from_linen(Normed(), without(variables, "params", "Dense_1"))
     with pytest.raises(TreeError, match=r"does not fit Normed: .*Dense_1"):
         model(X, state)
-    with pytest.raises(TreeError, match=r"does not fit MLP: .*generate shape \(5, 8\)"):
+    with pytest.raises(TreeError, match=r"does not fit MLP: .*shape \(5, 8\)"):
         from_linen(MLP(), initial(MLP()))(X[:, :5])
     with pytest.raises(TreeError, match="lack the collection 'params': they have 'Dense_0', 'Dens"):
         from_linen(MLP(), initial(MLP())["params"])

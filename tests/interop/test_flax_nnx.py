@@ -256,6 +256,7 @@ def test_lists_flags_and_wanted_batches():
     module = to_nnx(model)
     module(X, True)
     assert_same(from_nnx(module)(X)[0], out)
+    assert isinstance(module.seen, nnx.Intermediate)
     loud = eqx.nn.inference_mode(model).per_example()
     with pytest.raises(ArgumentTypeError, match=r"Flagged is called as \(x, train, mask=None\)"):
         loud()
