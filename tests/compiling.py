@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+OPTIMISED = os.environ.get("TREADLE_TESTS") == "optimised"
+
 # Tests compile far more than they compute, and XLA's quickest compilation takes a third of the
 # time. `TREADLE_TESTS=optimised` compiles as users do: so are the laws run once more by `.ci/run`.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
@@ -14,7 +16,7 @@ def quick_flags() -> str:
 
     The workers of a session find the answer in the environment.
     """
-    if os.environ.get("TREADLE_TESTS") == "optimised":
+    if OPTIMISED:
         return ""
     if "TREADLE_TESTS_QUICK" not in os.environ:
         code = "import jax; jax.devices()"

@@ -4,7 +4,7 @@ import gc
 import os
 import pathlib
 
-from tests.compiling import quick_flags
+from tests.compiling import OPTIMISED, quick_flags
 
 # Before JAX is imported: four CPU devices, so that nothing gets used to there being one; and no
 # compilation cache outside the tests' own.
@@ -27,6 +27,15 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items):
+    if OPTIMISED:
+        return
+    skip = pytest.mark.skip(reason="of optimised programs: TREADLE_TESTS=optimised")
+    for item in items:
+        if item.get_closest_marker("optimised"):
+            item.add_marker(skip)
 
 
 # A process may have 65,530 maps of memory, and each compiled program takes a few: the whole suite
