@@ -101,6 +101,17 @@ def test_npz_tells_of_files_that_are_none(tmp_path):
         npz(3)
 
 
+def test_npz_tells_of_arrays_of_one_name(tmp_path):
+    path = archive(tmp_path / "a.npz", x_npy=member(X))
+    with (
+        zipfile.ZipFile(path, "a") as file,
+        pytest.warns(UserWarning, match=r"Duplicate name: 'x\.npy'"),
+    ):
+        file.writestr("x.npy", member(Y))
+    with pytest.raises(TreadleError, match="has several arrays of one name"):
+        npz(path)
+
+
 def test_every_cut_and_every_other_byte_is_told_or_changes_nothing(tmp_path):
     whole = saved(tmp_path / "a.npz", x=Y[:4], y=Y[:2]).read_bytes()
     path = tmp_path / "b.npz"

@@ -77,6 +77,11 @@ def _check_count(archive: zipfile.ZipFile, path: pathlib.Path) -> None:
         raise DataError(
             f"{path} is damaged: it lists {listed} of its {count} arrays. Write or fetch it again."
         )
+    if len(set(archive.namelist())) != listed:
+        raise DataError(
+            f"{path} has several arrays of one name, of which only one could be meant: write it "
+            "again with `np.savez`."
+        )
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: pathlib.Path) -> np.ndarray:
