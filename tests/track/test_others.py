@@ -298,6 +298,22 @@ def test_a_damaged_file_of_mlflow_is_mended(tmp_path):
     assert in_mlflow(tmp_path) == {"loss": [(1, 1.0), (3, 3.0), (4, 4.0)]}
 
 
+def test_a_kill_while_points_are_taken_out_leaves_no_metric(tmp_path, monkeypatch):
+    def killed(one, other):
+        raise KeyboardInterrupt
+
+    tracker = MAKE["mlflow"](tmp_path)
+    for step in (1, 2):
+        tracker.log(step, {"loss": float(step)})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tracker.resume(1)
+    assert in_mlflow(tmp_path) == {"loss": [(1, 1.0), (2, 2.0)]}
+    tracker.resume(1)
+    assert in_mlflow(tmp_path) == {"loss": [(1, 1.0)]}
+
+
 def test_a_server_that_is_gone_ends_no_training(tmp_path, monkeypatch, caplog):
     # Or it is tried a second time after some seconds.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

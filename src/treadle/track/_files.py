@@ -9,15 +9,21 @@ from .._durable import sync_folder
 from .._errors import ArgumentTypeError, ArgumentValueError
 
 
-def replace_text(path: pathlib.Path, text: str) -> None:
+def replace_text(path: pathlib.Path, text: str, *, aside: pathlib.Path | None = None) -> None:
     """Writes `text` to `path` so that a reader finds the old file or the new one, whole."""
-    replace_bytes(path, text.encode())
+    replace_bytes(path, text.encode(), aside=aside)
 
 
-def replace_bytes(path: pathlib.Path, data: bytes) -> None:
-    """Writes `data` to `path` so that a reader finds the old file or the new one, whole."""
+def replace_bytes(path: pathlib.Path, data: bytes, *, aside: pathlib.Path | None = None) -> None:
+    """Writes `data` to `path` so that a reader finds the old file or the new one, whole.
+
+    Args:
+        path: The file.
+        data: What it holds then.
+        aside: Where it is written first, on the same file system; without it, beside the file.
+    """
     # The same name each time: what a killed process left there is written over by the next.
-    aside = path.with_name(f"{path.name}.tmp")
+    aside = path.with_name(f"{path.name}.tmp") if aside is None else aside
     with aside.open("wb") as file:
         file.write(data)
         file.flush()

@@ -260,7 +260,8 @@ def _keep_points(
         if not kept:
             file.unlink()  # MLflow reads no empty ones.
         elif whole != text:
-            replace_text(file, whole)
+            # Not beside it, where a file that a kill left would be a metric.
+            replace_text(file, whole, aside=metrics.with_name("metrics.tmp"))
     return left
 
 
