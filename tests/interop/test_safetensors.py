@@ -486,3 +486,14 @@ def test_what_is_not_there_or_is_no_file(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert_same(load(tmp_path / "link", {"w": 0 * ONES}), {"w": ONES})
     assert read_metadata(tmp_path / "link") == {}
+
+
+def test_a_header_too_long_to_be_one_is_not_read(tmp_path, monkeypatch):
+    longest = _format.LONGEST_HEADER
+    (tmp_path / "file").write_bytes((longest + 1).to_bytes(8, "little"))
+    os.truncate(tmp_path / "file", longest + 100)  # Nothing of it lies on the disk.
+    with pytest.raises(DamagedCheckpointError, match=r"\(at most 100,000,000 are read\)"):
+        load(tmp_path / "file")
+    monkeypatch.setattr(_save, "LONGEST_HEADER", 40)
+    with pytest.raises(CheckpointError, match="The header would have 56 bytes, and 40 is the most"):
+        save(tmp_path / "other", {"w": ONES})
