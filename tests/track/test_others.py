@@ -22,6 +22,7 @@ from tests.track.training import (
 
 import treadle
 from treadle.track import CSV, MLflow, TensorBoard, WandB
+from treadle.track._mlflow import variables
 
 MAKE = {
     "tensorboard": lambda folder: TensorBoard(folder),
@@ -323,6 +324,10 @@ def test_a_server_that_is_gone_ends_no_training(tmp_path, monkeypatch, caplog):
     told = [record.getMessage() for record in caplog.records if record.name == "treadle"]
     assert [message[:26] for message in told] == ["The tracker MLflow failed "] * 2
     assert "did not take 4 of 4 rows" in told[1]
+    with variables():
+        # The user's own setting stays, and otherwise it is not waited for minutes.
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
     assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
 
