@@ -133,6 +133,9 @@ def test_what_was_saved_comes_back_bit_for_bit(save, tmp_path):
 
 def test_a_step_of_several(tmp_path):
     folder = save_old(tmp_path)
+    # What was being written when its process ended.
+    for rest in ("checkpoint_tmp", "checkpoint_20.orbax-checkpoint-tmp-1"):
+        (folder / rest).mkdir()
     everything = read_checkpoint(folder)
     assert set(everything) == {"step", "params", "opt_state", "batch_stats"}
     first = read_checkpoint(folder, step=2)
