@@ -61,8 +61,8 @@ def a_counter_of_the_closure():
 
     @jax.jit
     def step(w, x):
-        rate = 0.1 / (1 + next(counter))  # expect: impure-trace
-        return w - rate * x.T @ (x @ w)
+        rate = 0.1 / (1 + next(counter))
+        return w - rate * x.T @ (x @ w)  # expect: impure-trace
 
     return step, jnp.ones((4, 2)), batch()[0]
 
@@ -86,8 +86,8 @@ def a_generator_of_python():
 
     @jax.jit
     def step(w, x):
-        rate = next(rates)  # expect: impure-trace
-        return w - rate * x.T @ (x @ w)
+        rate = next(rates)
+        return w - rate * x.T @ (x @ w)  # expect: impure-trace
 
     return step, jnp.ones((4, 2)), batch()[0]
 
@@ -136,8 +136,8 @@ def inside_of_a_checkpoint():
 def noise_of_numpy_in_a_treadle_loss():
     def loss_fn(model, example, key):
         x, y = example
-        noise = np.random.rand(4).astype(np.float32)  # expect: impure-trace
-        logits = model(x + noise, key)
+        noise = np.random.rand(4).astype(np.float32)
+        logits = model(x + noise, key)  # expect: impure-trace
         return cross_entropy(logits, y)
 
     step = treadle.TrainStep(loss_fn, optax.sgd(0.1))
@@ -148,8 +148,8 @@ def noise_of_numpy_in_a_treadle_loss():
 def a_choice_of_python():
     @jax.jit
     def step(w, x):
-        order = np.random.permutation(6)  # expect: impure-trace
-        return _descent(w, x[order])
+        order = np.random.permutation(6)
+        return _descent(w, x[order])  # expect: impure-trace
 
     return step, jnp.ones((4, 2)), batch()[0]
 
@@ -230,8 +230,8 @@ def a_coin_that_falls_twice_alike():
 
     @jax.jit
     def step(w, x):
-        if random.random() > 0.5:  # expect: impure-trace
-            x = x[:, ::-1]
+        if random.random() > 0.5:
+            x = x[:, ::-1]  # expect: impure-trace
         return _descent(w, x)
 
     return step, jnp.ones((4, 2)), batch()[0]
@@ -253,8 +253,8 @@ def an_array_that_a_scan_is_given():
     @jax.jit
     def step(w, x):
         def turn(w, row):
-            noise = np.random.normal(size=4).astype(np.float32)  # expect: impure-trace
-            row = row + noise
+            noise = np.random.normal(size=4).astype(np.float32)
+            row = row + noise  # expect: impure-trace
             return w - 0.01 * jnp.outer(row, row @ w), None
 
         return jax.lax.scan(turn, w, x)[0]

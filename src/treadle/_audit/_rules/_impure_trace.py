@@ -21,17 +21,17 @@ class ImpureTrace(Rule):
     def check(self, audited: Audited) -> Iterator[Finding]:
         """One finding for each line that differs."""
         program = audited.program
-        told: dict[Place | None, tuple[str, Read | None, Place | None]] = {}
+        told: dict[Place | None, tuple[str, Read | None]] = {}
         for path, what in program.differing:
             used = user_place(path)
             read = read_for(program.reads, used)
-            told.setdefault(_line(used, read) or program.place, (what, read, used))
+            told.setdefault(_line(used, read) or program.place, (what, read))
             if len(told) == _MOST:
                 break
-        for place, (what, read, used) in told.items():
+        for place, (what, read) in told.items():
             message = (
-                f"two traces of the same function differ{_where(place, used)}: {what}. "
-                f"{_source(read)} was read while tracing, and every call uses it"
+                f"two traces of the same function differ: {what}. {_source(place, read)} was read "
+                f"while tracing, and every call uses it"
             )
             yield Finding(self.slug, "error", message, place, _FIX)
 
@@ -47,19 +47,19 @@ _FIX = (
 
 
 def _line(used: Place | None, read: Read | None) -> Place | None:
-    """The line that reads the host; that of the operation, where nobody saw what was read."""
-    return used if read is None else read.place
+    """The line of the operation that differs; of what a function of its own reads, that one's.
+
+    What comes out of the program is no operation; and those of the backward pass have the lines of
+    the forward pass, not those of the rule that was run for them.
+    """
+    if read is not None and (used is None or (used.file, used.line) in read.way[:-1]):
+        return read.place
+    return used
 
 
-def _where(place: Place | None, used: Place | None) -> str:
-    """The line of the operation that differs, if the host is read at another one."""
-    if used is None or place is None or (used.file, used.line) == (place.file, place.line):
-        return ""
-    return f" at {used.short}"
-
-
-def _source(read: Read | None) -> str:
-    """What was read."""
+def _source(place: Place | None, read: Read | None) -> str:
+    """What was read, and where if that is another line."""
     if read is None:
         return "A number of the host's (NumPy's randomness, a clock, a counter)"
-    return f"`{read.what}`" if read.what else "A random number of the host's"
+    name = f"`{read.what}`" if read.what else "A random number of the host's"
+    return name if place in (None, read.place) else f"{name} (at {read.place.short})"
