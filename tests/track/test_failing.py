@@ -86,7 +86,8 @@ def test_the_rows_of_the_run_may_fail_too(tmp_path, straight, caplog, monkeypatc
     sync, failing = os.fsync, []
 
     def full(descriptor):
-        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("metrics.jsonl") and failing:
+        rows = tmp_path / "metrics.jsonl"
+        if failing and rows.exists() and os.path.samestat(os.fstat(descriptor), rows.stat()):
             failing.pop()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
@@ -131,6 +132,16 @@ def test_it_is_tried_again_ever_more_seldom(caplog):
     tracker.failing = lambda call: True
     guarded.resume(0)
     assert len(warnings_in(caplog)) == 3
+
+
+def test_what_is_logged_after_the_end_is_another_matter(caplog):
+    guarded = Guarded(Kept(lambda call: call[0] == "log"))
+    for count in (1, 2):
+        guarded.log(1, {})
+        guarded.close()
+        guarded.close()
+        assert len(warnings_in(caplog)) == 2 * count
+    assert "failed once; it did not take 1 of 1 rows" in warnings_in(caplog)[-1].getMessage()
 
 
 def test_it_waits_no_longer_than_some_rows():
