@@ -186,6 +186,8 @@ def _tfds(pair: Pair, size: int, folder: pathlib.Path) -> Iterable[Any]:
 def _torch_rows(pair: Pair) -> Any:
     import torch
 
+    # More of them take the step's cores, and spin while they wait for one another.
+    torch.set_num_threads(1)
     return torch.utils.data.TensorDataset(*map(torch.from_numpy, pair))
 
 
