@@ -118,3 +118,18 @@ def test_a_cached_property_is_no_change_unless_it_keeps_a_tracer():
         held = Held(fn)
         fn(1.0)
         assert [change.leaks for change in held.changes()] == leaks
+
+
+def test_a_class_of_a_module_that_is_not_listed_is_the_users():
+    # As of a file that was loaded by its path.
+    kind = type("Kept", (), {"__module__": "a_module_that_nobody_listed"})
+    kept = kind()
+
+    def fn(x):
+        kept.last = x
+        return x
+
+    held = Held(fn)
+    jax.jit(fn)(1.0)
+    (change,) = held.changes()
+    assert (change.name, change.leaks) == ("Kept.last", True)

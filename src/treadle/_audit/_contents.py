@@ -32,7 +32,7 @@ _LRU = type(functools.lru_cache(lambda: None))
 
 Generators = (np.random.Generator, np.random.RandomState, random.Random)
 
-Iterators = (itertools.count, types.GeneratorType, type(iter([])), enumerate)
+Iterators = (itertools.count, types.GeneratorType, type(iter([])))
 
 
 class Variables(NamedTuple):
