@@ -2,6 +2,7 @@
 
 import collections
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -122,8 +123,7 @@ def test_a_cached_property_is_no_change_unless_it_keeps_a_tracer():
 
 def test_a_class_of_a_module_that_is_not_listed_is_the_users():
     # As of a file that was loaded by its path.
-    kind = type("Kept", (), {"__module__": "a_module_that_nobody_listed"})
-    kept = kind()
+    kept: Any = type("Kept", (), {"__module__": "a_module_that_nobody_listed"})()
 
     def fn(x):
         kept.last = x
