@@ -202,6 +202,10 @@ TABLES = {
         {"all": (2, 4), "cube": (2, 3, 4), "extra": (5,)},
         {"all": Split("w", "b", axis=-1), "extra": None},
     ),
+    "split and turned": (
+        {"all": (5, 4, 2), "w": (2, 3)},
+        {"all": Split(Transposed("cube", (2, 0, 1)), Transposed("b", (2, 0, 1)))},
+    ),
     "split and transposed": (
         {"all": (4, 2), "cube": (2, 3, 4)},
         {"all": Split(Transposed("w"), Transposed("b"))},
@@ -214,7 +218,9 @@ def test_from_and_to_are_a_lens(name):
     shapes, table = TABLES[name]
     table = {key: to for key, to in table.items() if key != "x"}
     model = dict(WEIGHTS)
-    if name.startswith("split"):
+    if name == "split and turned":  # The cube is (3, 4, 2) of theirs, and the other (2, 4, 2).
+        model = {"w": model["w"], "cube": jnp.ones((2, 3, 4)), "b": jnp.zeros((2, 2, 4))}
+    elif name.startswith("split"):
         model["b"] = jnp.arange(2.0).reshape(2, 1)
     theirs = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
     check_lens(
@@ -232,6 +238,13 @@ def test_a_split_cuts_where_each_part_ends():
     found = from_torch(model, {"all": np.arange(8, dtype=np.float32).reshape(2, 4)}, table)
     assert found["w"].tolist() == [[0, 1, 2], [4, 5, 6]]
     assert found["b"].tolist() == [[3, 7]]
+
+
+def test_the_parts_of_a_split_must_be_all_of_it():
+    table = {"all": Split("w", "b", axis=1)}
+    model = {"w": jnp.zeros((2, 3)), "b": jnp.zeros((2, 1))}
+    with pytest.raises(TreeError, match=r"unlike +`all` float32\[2,5\] goes to `w` .* and `b`"):
+        from_torch(model, {"all": np.zeros((2, 5), np.float32)}, table)
 
 
 def test_the_axes_are_those_of_transpose():

@@ -82,17 +82,16 @@ def numbers_of(name: str, value: Any) -> np.ndarray:
 
 
 def value_like(array: np.ndarray, like: Any) -> Any:
-    """Numbers as a tensor where `like` is one, else as they are; in memory of their own.
+    """Numbers as a tensor where `like` is one, else as they are.
 
     Args:
-        array: Of the dtype of `like`.
+        array: Of the dtype of `like`, in memory that nobody else has: it becomes the tensor's.
         like: What stood in the state dict.
     """
-    copy = np.array(array)
     if not is_tensor(like):
-        return copy
+        return array
     torch = sys.modules["torch"]
-    if copy.dtype.isbuiltin == 2:
-        carrier = copy.view(_CARRIERS[copy.dtype.itemsize][1])
+    if array.dtype.isbuiltin == 2:
+        carrier = array.view(_CARRIERS[array.dtype.itemsize][1])
         return torch.from_numpy(carrier).view(like.dtype)
-    return torch.from_numpy(copy)
+    return torch.from_numpy(array)
