@@ -1,11 +1,11 @@
 import gzip
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treadle._cli import _extra
 from treadle._cli._extra import MissingExtraError, require_demo
 from treadle._cli._images import load_images
 from treadle._cli._prepare import prepare, stratified_fifth
@@ -174,9 +174,6 @@ def test_what_is_no_npz_is_told(tmp_path):
 
 
 def test_a_missing_package_is_told(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
-
-    monkeypatch.setattr(_extra.importlib, "import_module", missing)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingExtraError, match=r"needs sklearn, .*pip install 'treadle\[demo\]'"):
         require_demo("sklearn.datasets")

@@ -33,5 +33,5 @@ def test_epochs_have_seeds_of_their_own_and_keep_them():
 def test_a_missing_pyarrow_is_told_with_the_install_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(TreadleError, match=r"need pyarrow.*pip install 'treadle\[data\]'"):
+    with pytest.raises(TreadleError, match=r"needs pyarrow.*pip install 'treadle\[data\]'"):
         treadle.data.parquet("a.parquet")

@@ -1,9 +1,9 @@
 """Packages that only the demo needs."""
 
-import importlib
 from typing import Any
 
 from .._errors import MissingExtraError as MissingExtraError
+from .._extras import required
 
 
 def require_demo(module: str) -> Any:
@@ -12,9 +12,4 @@ def require_demo(module: str) -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"The demo needs {error.name}, which is not installed: `pip install 'treadle[demo]'`."
-        ) from error
+    return required(module, extra="demo", wanted_by="The demo")

@@ -10,7 +10,8 @@ from jaxtyping import PyTree
 
 from .._checks import whole_number
 from .._custom_types import Door, Example, Model
-from .._errors import ArgumentTypeError, ArgumentValueError, MissingExtraError
+from .._errors import ArgumentTypeError, ArgumentValueError
+from .._extras import required
 from .._precision import PrecisionLike, as_precision
 from .._predict import outputs_of
 from .._state import TrainState
@@ -94,13 +95,7 @@ def require_flatbuffers() -> None:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        import flatbuffers  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "Exported programs need flatbuffers, which is not installed: "
-            "`pip install 'treadle[export]'`."
-        ) from error
+    required("flatbuffers", extra="export", wanted_by="An exported program")
 
 
 def _size(batch: Any) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from .._custom_types import Door
-from .._errors import ArgumentTypeError, ArgumentValueError, DataError, MissingExtraError
+from .._errors import ArgumentTypeError, ArgumentValueError, DataError
+from .._extras import required
 from ._columns import columns_of
 from ._files import as_path, unreadable
 
@@ -61,13 +62,7 @@ def parquet(
 
 
 def _pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "Parquet files need pyarrow, which is not installed: `pip install 'treadle[data]'`."
-        ) from error
-    return pyarrow.parquet
+    return required("pyarrow.parquet", extra="data", wanted_by="A Parquet file")
 
 
 def _check_columns(columns: Any, known: list[str], path: Any) -> None:

@@ -1,9 +1,8 @@
 """The packages of other systems, which are imported where they are first used."""
 
-import importlib
 from typing import Any
 
-from .._errors import MissingExtraError
+from .._extras import required as _required
 
 
 def required(module: str, package: str) -> Any:
@@ -16,12 +15,4 @@ def required(module: str, package: str) -> Any:
     Raises:
         MissingExtraError: It is not installed.
     """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # Of a package that is there and lacks one of its own, the other name says more.
-        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
-            raise
-        raise MissingExtraError(
-            f"This needs {package}, which is not installed: `pip install 'treadle[interop]'`."
-        ) from error
+    return _required(module, extra="interop", wanted_by="`treadle.interop`", package=package)
