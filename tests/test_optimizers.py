@@ -373,6 +373,25 @@ def test_another_type_error_of_an_optimizer_is_its_own():
 # -- hyperparameters ------------------------------------------------------------------------------
 
 
+def _mean(leaf):
+    return jnp.mean(leaf, axis=0)
+
+
+def test_updates_that_would_be_broadcast_are_refused():
+    # As of one that takes the first axis of a gradient for that of the examples.
+    optimizer = optax.GradientTransformation(
+        lambda params: (), lambda grads, state, params=None: (jax.tree.map(_mean, grads), state)
+    )
+    step = TrainStep(loss_fn, optimizer)
+    model = treadle.nn.MLP(3, 3, 3, 1, key=jax.random.key(0))
+    state = step.init(model, key=jax.random.key(1))
+    expected = (
+        r"updates of other shapes .* 4 in all; .*'layers/0/weight', is of shape \(3,\) for an "
+    )
+    with pytest.raises(treadle.TreeError, match=expected):
+        step(state, (np.ones((4, 3), np.float32), np.ones((4, 3), np.float32)))
+
+
 def test_the_learning_rate_in_metrics_is_the_one_of_the_step():
     schedule = optax.linear_schedule(0.4, 0.0, 4)
     step = TrainStep(cross_entropy, optax.inject_hyperparams(optax.sgd)(learning_rate=schedule))

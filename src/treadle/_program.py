@@ -234,12 +234,35 @@ def _update(
             if "unexpected keyword argument" not in str(error):
                 raise
             raise ArgumentTypeError(_refused(str(error), extra)) from error
+        _require_own_shapes(master, updates)
         updated = optax.apply_updates(master, updates)
     rounding = None
     if spec.precision is not None and spec.precision.stochastic_rounding:
         rounding = rounding_key(parts.key.typed(), parts.step)
     updated = narrowed(updated, trainable, rounding)
     return updated, _same_types("opt_state", parts.opt_state, opt_state)
+
+
+def _require_own_shapes(params: PyTree, updates: PyTree) -> None:
+    """An update that is broadcast to its parameter would train something else, and say nothing."""
+
+    def fits(param: Any, update: Any) -> bool:
+        return param is None or update is None or jnp.shape(param) == jnp.shape(update)
+
+    def told(param: Any, update: Any) -> str:
+        return f"{jnp.shape(update)} for an array of shape {jnp.shape(param)}"
+
+    pairs = (params, updates)
+    which = jax.tree.map(fits, *pairs, is_leaf=lambda leaf: leaf is None)
+    wrong = [path for path, fit in flatten_with_paths(which)[0] if not fit]
+    if wrong:
+        shapes = jax.tree.map(told, *pairs, is_leaf=lambda leaf: leaf is None)
+        first = dict(flatten_with_paths(shapes)[0])[wrong[0]]
+        raise TreeError(
+            f"`optimizer` gives updates of other shapes than the parameters have, {len(wrong)} in "
+            f"all; the first, at {wrong[0]!r}, is of shape {first}. One that wants the gradient of "
+            f"every example (`optax.contrib.dpsgd`) does so: a step hands out their mean."
+        )
 
 
 def _refused(message: str, extra: Mapping[str, Any]) -> str:

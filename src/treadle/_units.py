@@ -41,3 +41,8 @@ def speed(flops_per_second: float, fraction: float | None) -> str:
     if fraction is None:
         return text
     return f"{text} ({fraction:.{0 if fraction >= 0.1 else 1}%} of peak)"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things: `1 equation`, `1,024 equations`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._errors import ArgumentTypeError, ArgumentValueError
+from .._units import counted
 from ._audited import Audited
 from ._checklist import LINES, Tick
 from ._finding import SEVERITIES, Finding
@@ -97,8 +98,8 @@ def _what_broke(findings: Sequence[Finding]) -> str:
 def _cost(audited: Audited) -> str:
     figures = audited.figures
     return (
-        f"{figures.equations:,} equations: traced in {figures.trace_seconds:.2f} s, lowered in "
-        f"{figures.lower_seconds:.2f} s, compiled in {figures.compile_seconds:.2f} s"
+        f"{counted(figures.equations, 'equation')}: traced in {figures.trace_seconds:.2f} s, "
+        f"lowered in {figures.lower_seconds:.2f} s, compiled in {figures.compile_seconds:.2f} s"
     )
 
 

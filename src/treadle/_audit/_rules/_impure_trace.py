@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ..._units import counted
 from .._audited import Audited
 from .._finding import Finding
 from .._source import Place, user_place
@@ -37,7 +38,7 @@ class ImpureTrace(Rule):
 
     def evidence(self, audited: Audited) -> str:
         """That both were the same."""
-        return f"two traces gave the same {audited.program.num_equations:,} equations"
+        return f"two traces gave the same {counted(audited.program.num_equations, 'equation')}"
 
 
 _FIX = (

@@ -43,7 +43,8 @@ class StateDrift(Rule):
         if not audited.states:
             return None
         names = ", ".join(f"`{state.name}`" for state in audited.states)
-        return f"{names} comes back in the structure, shapes, dtypes and shardings it came in"
+        comes, it = ("comes", "it") if len(audited.states) == 1 else ("come", "they")
+        return f"{names} {comes} back in the structure, shapes, dtypes and shardings {it} came in"
 
 
 _FIX = (

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ..._units import counted
 from .._audited import Audited
 from .._finding import Finding
 from ._base import Rule
@@ -29,7 +30,7 @@ class Uncompiled(Rule):
 
     def evidence(self, audited: Audited) -> str:
         """That it is one program."""
-        return f"one program of {audited.program.num_equations:,} equations"
+        return f"one program of {counted(audited.program.num_equations, 'equation')}"
 
 
 _FIX = "Compile the whole step, update included: `@eqx.filter_jit` or `@jax.jit` above it."

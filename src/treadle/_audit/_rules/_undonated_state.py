@@ -36,9 +36,10 @@ class UndonatedState(Rule):
         if large:
             saved = sum(_size(leaves) for _, leaves in large)
             names = ", ".join(f"`{state.name}` ({binary(_size(ls))})" for state, ls in large)
+            said = "comes out updated and is" if len(large) == 1 else "come out updated and are"
             message = (
-                f"{names}: comes out updated and is not donated, so old and new are in memory at "
-                f"once: {binary(saved)} more than needed"
+                f"{names}: {said} not donated, so old and new are in memory at once: "
+                f"{binary(saved)} more than needed"
             )
             yield Finding(self.slug, "warning", message, program.place, _fix(program, large[0][0]))
 
