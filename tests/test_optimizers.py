@@ -389,7 +389,7 @@ def test_updates_that_would_be_broadcast_are_refused():
         r"updates of other shapes .* 4 in all; .*'layers/0/weight', is of shape \(3,\) for an "
     )
     with pytest.raises(treadle.TreeError, match=expected):
-        step(state, (np.ones((4, 3), np.float32), np.ones((4, 3), np.float32)))
+        step(state, (np.ones((4, 3), np.float32), np.zeros(4, np.int32)))
 
 
 def test_the_learning_rate_in_metrics_is_the_one_of_the_step():

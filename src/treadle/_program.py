@@ -246,21 +246,18 @@ def _update(
 def _require_own_shapes(params: PyTree, updates: PyTree) -> None:
     """An update that is broadcast to its parameter would train something else, and say nothing."""
 
-    def fits(param: Any, update: Any) -> bool:
-        return param is None or update is None or jnp.shape(param) == jnp.shape(update)
-
-    def told(param: Any, update: Any) -> str:
+    def misfit(param: Any, update: Any) -> str | None:
+        if param is None or update is None or jnp.shape(param) == jnp.shape(update):
+            return None
         return f"{jnp.shape(update)} for an array of shape {jnp.shape(param)}"
 
-    pairs = (params, updates)
-    which = jax.tree.map(fits, *pairs, is_leaf=lambda leaf: leaf is None)
-    wrong = [path for path, fit in flatten_with_paths(which)[0] if not fit]
+    misfits = jax.tree.map(misfit, params, updates, is_leaf=lambda leaf: leaf is None)
+    wrong = flatten_with_paths(misfits)[0]
     if wrong:
-        shapes = jax.tree.map(told, *pairs, is_leaf=lambda leaf: leaf is None)
-        first = dict(flatten_with_paths(shapes)[0])[wrong[0]]
+        path, shapes = wrong[0]
         raise TreeError(
             f"`optimizer` gives updates of other shapes than the parameters have, {len(wrong)} in "
-            f"all; the first, at {wrong[0]!r}, is of shape {first}. One that wants the gradient of "
+            f"all; the first, at {path!r}, is of shape {shapes}. One that wants the gradient of "
             f"every example (`optax.contrib.dpsgd`) does so: a step hands out their mean."
         )
 
