@@ -7,7 +7,7 @@ MUTANTS = (
     Mutant(
         "key-reuse",
         "a split consumes nothing",
-        "_lineage.py",
+        "_keys/_lineage.py",
         'return not (old.kind == new.kind == "fold")',
         'return not (old.kind == new.kind == "fold") and "split" not in (old.kind, new.kind)',
         "the parent after the split",
@@ -15,7 +15,7 @@ MUTANTS = (
     Mutant(
         "key-reuse",
         "one turn of a loop is enough",
-        "_lineage.py",
+        "_keys/_lineage.py",
         "for turn in range(min(length, 2)):",
         "for turn in range(min(length, 1)):",
         "captured by the body of a scan",
@@ -23,7 +23,7 @@ MUTANTS = (
     Mutant(
         "key-reuse",
         "branches of a cond come one after the other",
-        "_lineage.py",
+        "_keys/_lineage.py",
         "self._ledger, self._told = dict(before), set(told)",
         "self._told = set(told)",
         "right exclusive branches",
@@ -31,7 +31,7 @@ MUTANTS = (
     Mutant(
         "key-reuse",
         "folds of different data are reuse",
-        "_lineage.py",
+        "_keys/_lineage.py",
         'return not (old.kind == new.kind == "fold")',
         "return True",
         "right different numbers folded in",
@@ -39,7 +39,7 @@ MUTANTS = (
     Mutant(
         "key-reuse",
         "what a derivative computes again is a second draw",
-        "_lineage.py",
+        "_keys/_lineage.py",
         "if again and made:",
         "if False and made:",
         "inside a checkpointed block",
@@ -47,7 +47,7 @@ MUTANTS = (
     Mutant(
         "key-constant",
         "a key with the step folded in stays constant",
-        "_values.py",
+        "_keys/_values.py",
         "constant = constant & each",
         "constant = constant | each",
         "right a constant folded with the step",
@@ -63,7 +63,7 @@ MUTANTS = (
     Mutant(
         "key-constant",
         "keys that nothing is drawn from are told",
-        "_lineage.py",
+        "_keys/_lineage.py",
         'if kind == "draw" and not again and keys.ids.size and bool(',
         "if not again and keys.ids.size and bool(",
         "right a constant folded with the step",
@@ -71,7 +71,7 @@ MUTANTS = (
     Mutant(
         "key-broadcast",
         "draws with a constant key are told here too",
-        "_shared_draws.py",
+        "_sharing/_shared_draws.py",
         "constant = {_identity(each.use.path) for each in audited.lineage.constants}",
         "constant = set[tuple[int, ...]]()",
         "right a constant key is another rules",
@@ -87,7 +87,7 @@ MUTANTS = (
     Mutant(
         "key-broadcast",
         "raw bits are no draw",
-        "_shared_draws.py",
+        "_sharing/_shared_draws.py",
         '{"random_bits", "random_gamma", ',
         '{"random_gamma", ',
         "one key for a vmapped model",
@@ -96,7 +96,7 @@ MUTANTS = (
     Mutant(
         "impure-trace",
         "numbers in the program are not compared",
-        "_comparison.py",
+        "_purity/_comparison.py",
         "if literal and isinstance(y, jex_core.Literal) and not _same_array(x.val, y.val):",
         "if False:",
         "the clock",
@@ -104,7 +104,7 @@ MUTANTS = (
     Mutant(
         "impure-trace",
         "inner programs are not compared",
-        "_comparison.py",
+        "_purity/_comparison.py",
         "inner = list(_inner(first, second))",
         "inner = list[tuple[Any, Any]]()",
         "inside of an inner jit",
@@ -112,7 +112,7 @@ MUTANTS = (
     Mutant(
         "impure-trace",
         "arrays of the program are not compared",
-        "_comparison.py",
+        "_purity/_comparison.py",
         "var for var, (x, y) in zip(a.constvars, values, strict=False) if not _same_array(x, y)",
         "var for var, (x, y) in zip(a.constvars, values, strict=False) if False",
         "noise of numpy",
@@ -144,7 +144,7 @@ MUTANTS = (
     Mutant(
         "mutated-closure",
         "what has a new value is not changed",
-        "_held.py",
+        "_purity/_held.py",
         "other = key not in holder.content or is_other(value, holder.content[key])",
         "other = key not in holder.content",
         "a nonlocal counter",
@@ -152,7 +152,7 @@ MUTANTS = (
     Mutant(
         "mutated-closure",
         "what is new is not changed",
-        "_held.py",
+        "_purity/_held.py",
         "other = key not in holder.content or is_other(value, holder.content[key])",
         "other = key in holder.content and is_other(value, holder.content[key])",
         "a list of the closure",
@@ -168,7 +168,7 @@ MUTANTS = (
     Mutant(
         "leaked-tracer",
         "what has a new value holds nothing",
-        "_held.py",
+        "_purity/_held.py",
         "other = key not in holder.content or is_other(value, holder.content[key])",
         "other = key not in holder.content",
         "a nonlocal variable",
@@ -176,7 +176,7 @@ MUTANTS = (
     Mutant(
         "leaked-tracer",
         "what is new holds nothing",
-        "_held.py",
+        "_purity/_held.py",
         "other = key not in holder.content or is_other(value, holder.content[key])",
         "other = key in holder.content and is_other(value, holder.content[key])",
         "a dictionary of metrics",
@@ -193,7 +193,7 @@ MUTANTS = (
     Mutant(
         "unrolled-loop",
         "seven turns are enough",
-        "_unrolled.py",
+        "_unrolling/_unrolled.py",
         "LEAST = 8\n",
         "LEAST = 7\n",
         "right seven rows",
@@ -201,7 +201,7 @@ MUTANTS = (
     Mutant(
         "unrolled-loop",
         "sixteen turns are wanted",
-        "_unrolled.py",
+        "_unrolling/_unrolled.py",
         "LEAST = 8\n",
         "LEAST = 16\n",
         "a sampler of ten steps",
@@ -209,7 +209,7 @@ MUTANTS = (
     Mutant(
         "unrolled-loop",
         "layers that read weights of their own are a loop",
-        "_unrolled.py",
+        "_unrolling/_unrolled.py",
         "is_one = turns >= LEAST * around and self._is_over_data(group, forward, turns, around)",
         "is_one = turns >= LEAST * around",
         "right 24 listed layers",
@@ -340,7 +340,7 @@ MUTANTS = (
     Mutant(
         "dtype-promotion",
         "casts that the user writes are silent ones",
-        "_widening.py",
+        "_dtypes/_widening.py",
         "if is_backward(equation) or is_told(found) or not is_models(found):",
         "if is_backward(equation) or not is_models(found):",
         "a softmax in float32 that is not cast back",
@@ -348,7 +348,7 @@ MUTANTS = (
     Mutant(
         "dtype-promotion",
         "products of two dtypes are none",
-        "_widening.py",
+        "_dtypes/_widening.py",
         "            if lows:\n                events |= self._mixed(equation, path)\n",
         "",
         "a product of mixed dtypes by lax",
@@ -356,7 +356,7 @@ MUTANTS = (
     Mutant(
         "dtype-promotion",
         "what is widened before a product is not followed",
-        "_widening.py",
+        "_dtypes/_widening.py",
         '        if silent:\n            return Fact("silent"',
         '        if False:\n            return Fact("silent"',
         "scores scaled by a number of numpy",
@@ -388,7 +388,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "a zero times something is not zero",
-        "_zeros.py",
+        "_dead/_zeros.py",
         "if name in _PRODUCTS and zeros:",
         "if False:",
         "a second loss of weight zero",
@@ -396,7 +396,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "a factor of the whole counts as data",
-        "_zeros.py",
+        "_dead/_zeros.py",
         "return Known(None, depends, one.core, one.carries, None, False, one.cut)",
         "return Known(None, depends, depends, one.carries, None, False, one.cut)",
         "a factor for all updates by hand",
@@ -404,7 +404,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "a norm that everything is divided by counts as data",
-        "_zeros.py",
+        "_dead/_zeros.py",
         "return Known(None, known.depends, top.core, carries, None, False, top.cut)",
         "return Known(None, known.depends, known.depends, carries, None, False, top.cut)",
         "clipped after the decay and skipped if not finite",
@@ -412,7 +412,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "buffers are told",
-        "_dead.py",
+        "_dead/_dead.py",
         "if index in self.frozen or _is_buffer(leaf, cuts.of(index), self.owners):",
         "if index in self.frozen:",
         "right a buffer of the module that stops it",
@@ -420,7 +420,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "what is frozen before the moments is told",
-        "_dead.py",
+        "_dead/_dead.py",
         "if index in self.frozen or _is_buffer(leaf, cuts.of(index), self.owners):",
         "if _is_buffer(leaf, cuts.of(index), self.owners):",
         "right frozen by zeroing gradients before adam",
@@ -428,7 +428,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "zeros that an optimizer makes are gradients",
-        "_zeros.py",
+        "_dead/_zeros.py",
         "if _is_new(equation) and found.is_zero and is_zero_of_derivative(equation):",
         "if _is_new(equation) and found.is_zero:",
         "right frozen by labels",
@@ -436,7 +436,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "constant gradients teach nothing",
-        "_zeros.py",
+        "_dead/_zeros.py",
         "            depends = self.push\n",
         "            depends = 0\n",
         "right one of two networks",
@@ -444,7 +444,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "averages of parameters that learn are dead",
-        "_dead.py",
+        "_dead/_dead.py",
         "            found |= more\n",
         "            return found\n",
         "frozen by a mask and still decayed",
@@ -452,7 +452,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "the line is that of the update",
-        "_dead.py",
+        "_dead/_dead.py",
         "reason, place = cut.kind, cut.place",
         "reason = cut.kind",
         "features that are stopped in the loss",

@@ -15,7 +15,7 @@ from tests.helpers import Net, exactly, loss_fn, make_batch, run_script
 
 import treadle
 from treadle._audit import _private
-from treadle._audit._host import random_states_kept
+from treadle._audit._purity._host import random_states_kept
 from treadle._audit._rules import rules
 from treadle._audit._source import Place, ignored_at, library_of
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from treadle._audit._batch_axes import BatchAxes
-from treadle._audit._spread import DATA, regrouped, spread_of
+from treadle._audit._sharing._batch_axes import BatchAxes
+from treadle._audit._sharing._spread import DATA, regrouped, spread_of
 
 SHAPE = (6, 4)
 KEY = jax.random.key(0)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 import treadle
-from treadle._audit._derivatives import is_differentiated, is_zero_of_derivative
-from treadle._audit._zeros import Zeros
+from treadle._audit._dead._derivatives import is_differentiated, is_zero_of_derivative
+from treadle._audit._dead._zeros import Zeros
 
 
 def test_a_message_names_arrays_sizes_and_the_reason():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from treadle._audit._held import Held
+from treadle._audit._purity._held import Held
 
 COUNT = 0
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from treadle._audit._host import clock_moved, position_of
+from treadle._audit._purity._host import clock_moved, position_of
 
 
 def _numbers():

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import treadle
-from treadle._audit._host import fingerprint, random_states_kept
 from treadle._audit._private import counters_kept
-from treadle._audit._witness import Witness, read_for
+from treadle._audit._purity._host import fingerprint, random_states_kept
+from treadle._audit._purity._witness import Witness, read_for
 from treadle._diagnose import Place
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 
 from ._figures import Figures
-from ._lineage import Lineage
+from ._keys._lineage import Lineage
 from ._measure import measure
 from ._program import Program
 from ._states import State, states

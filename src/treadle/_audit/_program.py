@@ -23,11 +23,8 @@ from .._step import TrainStep
 from .._weights import packed, pair_of
 from ..tree._paths import flatten_with_paths, join
 from ._callbacks import calls_back_backward
-from ._comparison import Difference, differences
 from ._flow import Flow, flow_of
-from ._held import Change, Held
-from ._host import clock_moved, fingerprint, random_states_kept
-from ._lineage import Lineage
+from ._keys._lineage import Lineage
 from ._private import (
     counters_kept,
     filtered_call,
@@ -43,8 +40,11 @@ from ._private import (
     nnx_trace,
     without_caches,
 )
+from ._purity._comparison import Difference, differences
+from ._purity._held import Change, Held
+from ._purity._host import clock_moved, fingerprint, random_states_kept
+from ._purity._witness import Read
 from ._source import Place, function_place
-from ._witness import Read
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

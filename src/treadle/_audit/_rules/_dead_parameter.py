@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from .._audited import Audited
-from .._dead import Dead, dead_of
+from .._dead._dead import Dead, dead_of
 from .._finding import Finding
 from .._source import Place
 from ._base import Rule

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from .._audited import Audited
+from .._dtypes._widening import Widened, widened
 from .._finding import Finding
 from .._source import Place
-from .._widening import Widened, widened
 from ._base import Rule
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._audited import Audited
-from .._doubles import Origin, doubles, is_double, narrower
+from .._dtypes._doubles import Origin, doubles, is_double, narrower
 from .._finding import Finding
 from .._program import leaves_of
 from .._source import Place

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from ..._units import counted
 from .._audited import Audited
 from .._finding import Finding
+from .._purity._witness import Read, read_for
 from .._source import Place, user_place
-from .._witness import Read, read_for
 from ._base import Rule
 
 _MOST = 5

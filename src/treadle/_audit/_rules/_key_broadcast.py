@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from .._audited import Audited
 from .._finding import Finding
-from .._lineage import Use, equations_of
-from .._shared_draws import SharedDraw, shared_draws
-from .._sites import use_label
+from .._keys._lineage import Use, equations_of
+from .._keys._sites import use_label
+from .._sharing._shared_draws import SharedDraw, shared_draws
 from .._source import Place, user_place
 from ._base import Rule
 

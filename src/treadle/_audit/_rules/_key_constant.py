@@ -6,8 +6,8 @@ from typing import Any
 from .._audited import Audited
 from .._captures import capture, takes_a_key
 from .._finding import Finding
-from .._lineage import Captured, Constant, equations_of
-from .._sites import use_label
+from .._keys._lineage import Captured, Constant, equations_of
+from .._keys._sites import use_label
 from .._source import Place, path_frames, user_place
 from ._base import Rule
 

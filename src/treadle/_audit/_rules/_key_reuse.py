@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from .._audited import Audited
 from .._finding import Finding
-from .._lineage import Reuse
-from .._sites import Sites, sites_of
+from .._keys._lineage import Reuse
+from .._keys._sites import Sites, sites_of
 from ._base import Rule
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from ..._units import binary
 from .._audited import Audited
-from .._examples import is_batch
 from .._finding import Finding
 from .._program import Leaf, Program
+from .._sharing._examples import is_batch
 from .._states import State
 from ._base import Rule
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from .._audited import Audited
 from .._finding import Finding
-from .._unrolled import LEAST, Unrolled, unrolled
+from .._unrolling._unrolled import LEAST, Unrolled, unrolled
 from ._base import Rule
 
 

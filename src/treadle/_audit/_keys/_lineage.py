@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from jax.extend import core as jex_core
 
-from .._jaxpr import inner_jaxprs
+from ..._jaxpr import inner_jaxprs
+from .._private import is_array_of_keys, is_backward, is_recomputation, key_words, splits_are_folds
 from ._elements import SAME, fitted, has_shape, known_from, plain, retyped, row, selected, stable
 from ._moved import moved_out
-from ._private import is_array_of_keys, is_backward, is_recomputation, key_words, splits_are_folds
 from ._uses import Captured as Captured
 from ._uses import Constant as Constant
 from ._uses import Loop as Loop

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend import core as jex_core
 
-from .._jaxpr import inner_jaxprs
+from ..._jaxpr import inner_jaxprs
+from .._private import is_backward
+from .._source import Place, path_frames, user_place
 from ._facts import Facts, Path
-from ._private import is_backward
 from ._promotions import is_models, is_told
-from ._source import Place, path_frames, user_place
 from ._widening import MOVES
 
 DOUBLES = (np.dtype(np.float64), np.dtype(np.complex128))

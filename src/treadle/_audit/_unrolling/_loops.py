@@ -7,8 +7,8 @@ import linecache
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
-from ._private import traceback_of
-from ._source import Frame, Place, frames
+from .._private import traceback_of
+from .._source import Frame, Place, frames
 
 _SILENT = ("jax", "jaxlib", "python", "numpy", "beartype", "jaxtyping", "typeguard")
 """Libraries whose own loops say nothing: they go through equations and leaves."""

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend import core as jex_core
 
+from .._private import is_backward, traceback_of
+from .._source import Place, path_frames, user_place
 from ._facts import Facts, Path
-from ._private import is_backward, traceback_of
 from ._promotions import is_models, is_told
-from ._source import Place, path_frames, user_place
 
 MOVES = frozenset(
     {

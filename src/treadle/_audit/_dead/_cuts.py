@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.extend import core as jex_core
 
-from .._jaxpr import inner_jaxprs
+from ..._jaxpr import inner_jaxprs
+from .._private import is_backward
+from .._source import Frame, Place, path_frames, user_place
 from ._derivatives import is_differentiated
-from ._private import is_backward
-from ._source import Frame, Place, path_frames, user_place
 
 
 class Cut(NamedTuple):

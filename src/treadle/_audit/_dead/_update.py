@@ -4,7 +4,7 @@ from typing import Any
 
 from jax.extend import core as jex_core
 
-from .._jaxpr import inner_jaxprs
+from ..._jaxpr import inner_jaxprs
 
 _PASSES = frozenset(
     {

@@ -5,11 +5,11 @@ import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .._jaxpr import ancestors
-from ._captures import takes_a_key
+from ..._jaxpr import ancestors
+from .._captures import takes_a_key
+from .._private import raw_frames
+from .._source import Frame, Place, frames, in_python_loop, path_frames
 from ._lineage import Loop, Path, Reuse, Use, equations_of
-from ._private import raw_frames
-from ._source import Frame, Place, frames, in_python_loop, path_frames
 
 _WRAPPERS = (
     "pjit.py",

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._private import is_array_of_keys
+from .._private import is_array_of_keys
 from ._values import (
     Value,
     fresh,

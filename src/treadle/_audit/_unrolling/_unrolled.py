@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
 
-from .._jaxpr import inner_jaxprs
+from ..._jaxpr import inner_jaxprs
+from .._private import is_array_of_keys, is_backward, traceback_of
+from .._source import Place
 from ._loops import Stack, Stacks, Turns
-from ._private import is_array_of_keys, is_backward, traceback_of
-from ._source import Place
 
 LEAST = 8
 """Turns."""

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ._private import is_array_of_keys, key_words
+from .._private import is_array_of_keys, key_words
 from ._values import Value, fresh, is_followed, mixed, of_integers, salt
 
 _WORD = salt("word")

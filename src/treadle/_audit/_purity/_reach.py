@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from .._source import library_of
 from ._contents import Generators, Iterators, Variables, content_of, is_open, is_users
-from ._source import library_of
 
 _MOST = 20_000
 """Objects that are looked at."""

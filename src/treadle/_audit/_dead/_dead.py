@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ._audited import Audited
+from .._audited import Audited
+from .._owners import Owners
+from .._private import is_array_of_keys
+from .._program import Leaf, leaves_of
+from .._source import Place, user_place
 from ._cuts import Cut, Cuts
 from ._derivatives import differentiates
-from ._owners import Owners
-from ._private import is_array_of_keys
-from ._program import Leaf, leaves_of
-from ._source import Place, user_place
 from ._update import Updates
 from ._zeros import Known, Zeros
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from .._source import Place
 from ._contents import Variables, content_of, has_tracer, is_cached, is_other, put_back
 from ._reach import Holder, Reach
-from ._source import Place
 from ._witness import Witness
 
 

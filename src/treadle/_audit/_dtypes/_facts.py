@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from jax.extend import core as jex_core
 
-from .._jaxpr import inner_jaxprs
+from ..._jaxpr import inner_jaxprs
 
 F = TypeVar("F", bound=Hashable)
 Path = tuple[Any, ...]

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from .._source import Frame
 from ._calls import in_call
-from ._source import Frame
 
 _CASTS = frozenset({"astype", "_astype", "convert_element_type", "asarray", "array"})
 """Functions of JAX that convert because they were told to."""

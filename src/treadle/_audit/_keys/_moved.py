@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .._jaxpr import ancestors
-from ._source import frames
+from ..._jaxpr import ancestors
+from .._source import frames
 
 
 def moved_out(jaxpr: Any, scan: Any, equations: Sequence[Any]) -> list[Any]:

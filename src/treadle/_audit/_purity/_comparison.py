@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.extend import core as jex_core
 
-from ._private import is_array_of_keys
+from .._private import is_array_of_keys
 
 Difference = tuple[list[Any], str]
 """The way to an equation, and what is other about it the second time."""

@@ -10,10 +10,10 @@ import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .._source import Place, library_of
 from ._contents import Generators, content_of, is_other
 from ._host import fingerprint, position_of, state_of
 from ._reach import Holder
-from ._source import Place, library_of
 
 _CLOCKS = frozenset(
     {
@@ -212,7 +212,7 @@ def _users(frame: Any) -> Any:
     return None
 
 
-_TRACER = os.path.join(os.path.dirname(__file__), "_program.py")
+_TRACER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_program.py")
 
 
 def _place(frame: Any, line: int) -> Place:

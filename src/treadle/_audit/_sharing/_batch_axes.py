@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from jax.extend import core as jex_core
 
-from .._jaxpr import inner_jaxprs
-from ._lineage import Path, Stop, equations_of
-from ._private import is_array_of_keys, is_backward, is_recomputation, key_words
+from ..._jaxpr import inner_jaxprs
+from .._keys._lineage import Path, Stop, equations_of
+from .._private import is_array_of_keys, is_backward, is_recomputation, key_words
 from ._spread import (
     DATA,
     DIFFERS,

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from ._source import library_of
+from .._source import library_of
 
 _BIGGEST = 2**20
 """Bytes of an array that is kept to compare with."""

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend import core as jex_core
 
+from .._private import is_backward
 from ._derivatives import is_zero_of_derivative
-from ._private import is_backward
 
 
 class Known(NamedTuple):

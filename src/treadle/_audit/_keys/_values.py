@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._private import is_array_of_keys
+from .._private import is_array_of_keys
 
 _LARGEST = 4096
 """Elements of an array of integers that is followed element by element."""

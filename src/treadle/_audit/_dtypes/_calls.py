@@ -5,7 +5,7 @@ import functools
 import linecache
 from typing import NamedTuple
 
-from ._source import Frame
+from .._source import Frame
 
 
 class Layer(NamedTuple):

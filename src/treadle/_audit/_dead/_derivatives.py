@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
-from .._jaxpr import inner_jaxprs
-from ._private import raw_frames
-from ._source import frames
+from ..._jaxpr import inner_jaxprs
+from .._private import raw_frames
+from .._source import frames
 
 _MAKES_ZEROS = ("instantiate", "zeros_like", "backward_pass")
 """How the functions of JAX begin that make the zeros of a gradient."""

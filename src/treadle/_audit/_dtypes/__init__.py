@@ -1,0 +1,1 @@
+"""Formats: doubles, and what is widened on the way."""

@@ -1,0 +1,1 @@
+"""Where random keys come from, and who consumes them."""

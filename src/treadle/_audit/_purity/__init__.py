@@ -1,0 +1,1 @@
+"""What tracing depends on, and what it changes."""

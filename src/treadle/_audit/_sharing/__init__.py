@@ -1,0 +1,1 @@
+"""Draws that several examples share."""
