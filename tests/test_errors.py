@@ -71,6 +71,7 @@ def test_batched_loss_is_told_to_reduce():
         ((np.ones((4, 3)), np.ones(5)), "differ in their leading size .'0': 4, '1': 5.*`args`"),
         ((np.ones((4, 3)), np.float32(1)), "scalar at '1'.*goes through `args`"),
         ((np.ones((4, 3)), 0.5), "scalar at '1'.*goes through `args`"),
+        ((np.ones(3), 1), r"If this is one example, cut the data into batches .*data\.arrays"),
         (np.ones((0, 3)), "`batch` is empty"),
         ({"x": np.ones((4, 3)), "name": "cat"}, "'cat' of type str at 'name'"),
         ((), "holds no arrays"),

@@ -31,10 +31,7 @@ def num_examples(batch: Batch, name: str = "batch") -> int:
     sizes: dict[str, int] = {}
     for path, leaf in leaves:
         if not is_batch_leaf(leaf):
-            raise BatchError(
-                f"`{name}` has {leaf!r} of type {type(leaf).__name__} at {path!r}: a batch holds "
-                f"arrays only. Leave it out, or capture it in the loss function."
-            )
+            raise BatchError(f"`{name}` has {_told(leaf)} at {path!r}: {_way_out(leaf)}")
         if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSUMm":
             raise BatchError(
                 f"`{name}` has an array of {leaf.dtype} at {path!r}, which JAX does not have: turn "
@@ -44,7 +41,9 @@ def num_examples(batch: Batch, name: str = "batch") -> int:
             raise BatchError(
                 f"`{name}` has a scalar at {path!r}, but every leaf of a batch has a leading axis "
                 f"of examples. What is the same for all examples goes through `args`: "
-                f"`step(state, batch, args=...)`, and the loss takes it as `args`."
+                f"`step(state, batch, args=...)`, and the loss takes it as `args`. If this is one "
+                f"example, cut the data into batches first: `treadle.data.arrays`, "
+                f"`treadle.data.huggingface`, or Grain's `.batch(...)`."
             )
         sizes[path] = jnp.shape(leaf)[0]
     if len(set(sizes.values())) > 1:
@@ -57,6 +56,30 @@ def num_examples(batch: Batch, name: str = "batch") -> int:
     if size == 0:
         raise BatchError(f"`{name}` is empty: its leaves have a leading size of 0.")
     return size
+
+
+# By the package that the type of a leaf is from.
+_WAYS_OUT = {
+    "torch": "a batch holds NumPy's or JAX's arrays. Wrap the loader in "
+    "`treadle.data.torch(loader)`; one tensor is `tensor.numpy()`.",
+    "tensorflow": "a batch holds NumPy's or JAX's arrays. Iterate over "
+    "`dataset.as_numpy_iterator()`; one tensor is `tensor.numpy()`.",
+}
+
+
+def _way_out(leaf: Any) -> str:
+    package = type(leaf).__module__.partition(".")[0]
+    default = "a batch holds arrays only. Leave it out, or capture it in the loss function."
+    return _WAYS_OUT.get(package, default)
+
+
+def _told(leaf: Any) -> str:
+    """What it is, in one line: tensors print all of their numbers."""
+    kind = type(leaf).__name__
+    shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"a {kind} of {dtype} and shape {tuple(shape)}"
+    return f"{leaf!r} of type {kind}"
 
 
 def looks_like_one_batch(batches: Any, name: str) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from tests.data.sources import BATCH, check_fit, check_positions, make_rows
+from tests.data.sources import BATCH, STEP, check_fit, check_positions, first_state, make_rows
 
 import treadle
 from treadle import TreadleError
@@ -305,3 +305,18 @@ def test_what_workers_of_a_plain_loader_draw_is_part_of_the_position():
         return treadle.data.torch(loader)
 
     check_positions(make, cuts=(4,), count=6)
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2])
+def test_a_loader_given_to_fit_itself_is_told_what_to_do(steps_per_call):
+    says = r"has a Tensor of torch\.float32 and shape \(4, 6\) at '0'.*`treadle\.data\.torch"
+    with pytest.raises(treadle.BatchError, match=says):
+        treadle.fit(
+            STEP, first_state(), plain(), num_steps=4, steps_per_call=steps_per_call, progress=False
+        )
+
+
+def test_an_exported_program_is_not_called_with_tensors():
+    program = treadle.export(jnp.sin, jnp.zeros(3), platforms=["cpu"])
+    with pytest.raises(treadle.BatchError, match=r"of type Tensor: it has to be an array of NumPy"):
+        treadle.load_exported(program)(torch.zeros(2, 3))

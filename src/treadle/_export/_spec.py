@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from .._batch import is_batch_leaf
 from .._errors import ArgumentTypeError, BatchError
 from ..tree._paths import flatten_with_paths
 
@@ -70,8 +71,12 @@ def require_batch(batch: PyTree, example: PyTree, fixed: int | None) -> None:
     for (path, spec), (_, leaf) in zip(wanted, given, strict=True):
         shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
         name = f"The batch at {path!r}" if path else "The batch"
-        if shape is None or dtype is None:
-            raise BatchError(f"{name} is of type {type(leaf).__name__}: it has to be an array.")
+        # PyTorch's tensors have both, and are none.
+        if shape is None or dtype is None or not is_batch_leaf(leaf):
+            raise BatchError(
+                f"{name} is of type {type(leaf).__name__}: it has to be an array of NumPy's or "
+                f"JAX's, `np.asarray(x)`."
+            )
         if tuple(shape[1:]) != tuple(spec.shape) or not shape:
             raise BatchError(
                 f"{name} has the shape {tuple(shape)}: examples of shape {tuple(spec.shape)} were "

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._batch import is_batch_leaf
 from .._custom_types import Batch, Door
 from .._errors import DataError
 from ..data import decode_position, encode_position, is_positioned
@@ -152,7 +153,10 @@ _END: Any = _End()
 
 
 def stack(batches: list[Batch]) -> Batch | None:
-    """Batches on a new leading axis; `None` where structures, shapes or dtypes differ."""
+    """Batches on a new leading axis; `None` where structures, shapes or dtypes differ.
+
+    Or where something is no array: the step says so, of one batch.
+    """
     first, *others = batches
     leaves, treedef = jax.tree.flatten(first)
     columns = [leaves]
@@ -163,6 +167,8 @@ def stack(batches: list[Batch]) -> Batch | None:
         columns.append(leaves)
     stacked = []
     for column in zip(*columns, strict=True):
+        if not is_batch_leaf(column[0]):
+            return None
         if any(_type(leaf) != _type(column[0]) for leaf in column):
             return None
         on_device = isinstance(column[0], jax.Array)
