@@ -169,6 +169,54 @@ def test_a_call_draws_from_its_key():
     assert_same(eqx.nn.inference_mode(model)(X), module(X))
 
 
+def test_a_key_is_wanted_only_where_the_output_depends_on_it():
+    class Recurrent(nnx.Module):
+        """Draws the carry that it begins with, of zeros."""
+
+        def __init__(self, rngs):
+            self.rnn = nnx.RNN(nnx.SimpleCell(6, 4, rngs=rngs), rngs=rngs)
+
+        def __call__(self, x):
+            return self.rnn(x)
+
+    module = Recurrent(nnx.Rngs(0))
+    assert_same(from_nnx(module)(X[None]), module(X[None]))
+
+    class Looped(nnx.Module):
+        """A loop that hands streams through, whether it draws from them or not."""
+
+        def __init__(self, rngs):
+            @nnx.split_rngs(splits=2)
+            @nnx.vmap
+            def make(rngs):
+                return nnx.Dropout(0.5, rngs=rngs)
+
+            self.layers = make(rngs)
+
+        def __call__(self, x):
+            loop = nnx.scan(lambda layer, x: layer(x), in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+            return loop(self.layers, x)
+
+    looped = from_nnx(Looped(nnx.Rngs(0)))
+    assert_same(eqx.nn.inference_mode(looped)(X), jnp.asarray(X))
+    with pytest.raises(ArgumentValueError, match="Looped draws random numbers and got no key"):
+        looped(X)
+
+    class Counting(nnx.Module):
+        """Its state alone is drawn."""
+
+        def __init__(self, rngs):
+            self.rngs, self.last = rngs, nnx.BatchStat(jnp.zeros(()))
+
+        def __call__(self, x):
+            self.last[...] = jax.random.normal(self.rngs())
+            return x
+
+    counting, model_state = from_nnx(Counting(nnx.Rngs(0)))
+    with pytest.raises(ArgumentValueError, match="Counting draws random numbers and got no key"):
+        counting(X, model_state)
+
+
 def test_several_streams_have_keys_of_their_own():
     class Noisy(nnx.Module):
         def __init__(self, rngs):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxtyping import PyTree
 from ..._custom_types import Door
 from ..._errors import ArgumentTypeError, ArgumentValueError, TreeError
 from .._collections import Indices, read, require_kept, require_state, stated, written
+from .._depends import depends
 from .._expand import expanded, squeezed
 from .._held import Held
 from .._keys import stream_keys
@@ -85,24 +87,30 @@ class _Graph:
         """What the module returns, and its variables that are no parameters afterwards."""
         params, rngs, rest = variables
         rngs = rngs if key is None else self._reseeded(rngs, key)
-        module = self.merged(params, rngs, rest)
-        if inference:
-            module.eval()
-        self._require_axis(module)
         keywords = self.inference if inference else self.training
         given = bound(keywords, self.signature.value, args, kwargs, self.name)
         if self.expand:
             args, given = expanded((args, given))
-        before = _leaves(module, "RngState")
-        out = module(*args, **given)
-        drew = any(a is not b for a, b in zip(before, _leaves(module, "RngState"), strict=True))
-        if drew and key is None:
+
+        def run(rngs: PyTree) -> tuple[Any, PyTree, bool]:
+            module = self.merged(params, rngs, rest)
+            if inference:
+                module.eval()
+            self._require_axis(module)
+            before = _leaves(module, "RngState")
+            out = module(*args, **given)
+            after = _leaves(module, "RngState")
+            return out, self._left(module), any(map(operator.is_not, before, after))
+
+        out, left, drew = run(rngs)
+        # A recurrent layer draws a carry of zeros, and `nnx.scan` returns new arrays in any case.
+        if key is None and drew and depends(lambda rngs: run(rngs)[:2], rngs):
             raise ArgumentValueError(
                 f"The call of {self.name} draws random numbers and got no key. Write "
                 f"`model(x, key=key)`: the counts of NNX's own streams would stay as they are, "
                 f"and each call would draw the same."
             )
-        return (squeezed(out, self.name) if self.expand else out), self._left(module)
+        return (squeezed(out, self.name) if self.expand else out), left
 
     def _reseeded(self, rngs: PyTree, key: Any) -> PyTree:
         """Every stream with a key of its own, derived from the call's."""
