@@ -192,6 +192,10 @@ def test_dropout_where_it_is_wanted(net):
         ((np.zeros(4, "f4"), 1.0), r"the Python number 1\.0 at '1'"),
         ((np.zeros(4, "f4"), "one"), r"has 'one' of type str at '1'"),
         ((np.zeros(4), np.float32(0)), r"is of float64 at '0', which JAX has only with"),
+        (
+            (np.zeros(4, "f4"), jax.random.key(0)),
+            r"random key at '1'.*`jax\.random\.key_data\(key\)",
+        ),
     ],
 )
 def test_examples_that_are_none(net, example, says):
@@ -206,6 +210,7 @@ def test_examples_that_are_none(net, example, says):
         ({"batch": 0}, ArgumentValueError, r"`batch` \(=0\)"),
         ({"platforms": "cpu"}, ArgumentTypeError, r"`platforms` \(='cpu'\) is a string"),
         ({"platforms": ["gpu"]}, ArgumentValueError, r"`platforms` has 'gpu'; there are 'cpu'"),
+        ({"platforms": 3}, ArgumentTypeError, r"`platforms` \(=3\) must be a list"),
         ({"platforms": []}, ArgumentValueError, r"`platforms` is empty"),
         ({"weights": "ema"}, ArgumentValueError, r"`weights` \(='ema'\)"),
     ],
@@ -213,6 +218,35 @@ def test_examples_that_are_none(net, example, says):
 def test_options_that_cannot_be(net, options, error, says):
     with pytest.raises(error, match=says):
         treadle.export(net, (np.zeros(4, "f4"), np.float32(0)), **options)
+
+
+def keyed(x, *, key):
+    return x + jax.random.normal(key, x.shape)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (Net, r"`model` is the class Net: give a model that was made of it"),
+        ({"a": 1}, r"`model` is of type dict, which cannot be called"),
+        (keyed, r"`model` draws: it wants a `key`"),
+        (lambda x, state: (x, state), r"takes \(x, state\).*as a pair, `\(model, model_state\)`"),
+        (lambda x, y, *, key: x, r"takes \(x, y, \*, key\): wrap it in a function of one example"),
+    ],
+)
+def test_what_cannot_be_called_on_one_example(model, says):
+    with pytest.raises(ArgumentTypeError, match=says):
+        treadle.export(model, jnp.zeros(3))
+
+
+def test_a_model_that_draws_gets_its_key_of_an_input():
+    def program(inputs):
+        return keyed(inputs["x"], key=jax.random.key(inputs["seed"]))
+
+    example = {"x": jnp.zeros(3), "seed": np.uint32(0)}
+    exported = treadle.load_exported(treadle.export(program, example, platforms=["cpu"]))
+    noise = exported({"x": np.zeros((2, 3), "f4"), "seed": np.array([5, 6], "u4")})
+    np.testing.assert_allclose(noise[1], jax.random.normal(jax.random.key(6), (3,)), rtol=1e-6)
 
 
 def test_outputs_and_inputs_of_classes_of_ones_own(net):

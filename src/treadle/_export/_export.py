@@ -16,6 +16,7 @@ from .._precision import PrecisionLike, as_precision
 from .._predict import outputs_of
 from .._state import TrainState
 from .._weights import pair_of
+from ._call import require_call
 from ._format import Content, packed
 from ._spec import specs_of
 
@@ -70,6 +71,7 @@ def export(
         )
     chosen = _platforms(platforms)
     pair = pair_of(model, weights)
+    require_call(*pair)
     if inference:
         pair = eqx.nn.inference_mode(pair)
     policy = as_precision(precision)
@@ -114,6 +116,8 @@ def _platforms(platforms: Any) -> list[str]:
         raise ArgumentTypeError(
             f"`platforms` (={platforms!r}) is a string: give a list of them, [{platforms!r}]."
         )
+    if not isinstance(platforms, Sequence):
+        raise ArgumentTypeError(f"`platforms` (={platforms!r}) must be a list, such as ['cpu'].")
     known = (*PLATFORMS, "rocm")
     chosen = list(platforms)
     for platform in chosen:

@@ -20,7 +20,8 @@ from ._spec import require_batch
 class Exported:
     """A program that was exported: called on a batch, it returns what the model says of it.
 
-    It can be compiled into other programs, under `jax.jit` and `jax.vmap`.
+    It can be compiled into other programs, under `jax.jit`. JAX differentiates no exported program,
+    nor maps it: `jax.grad` and `jax.vmap` need the model.
 
     Attributes:
         example: The shapes and dtypes of one example.

@@ -3,10 +3,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._batch import is_batch_leaf
 from .._errors import ArgumentTypeError, BatchError
 from ..tree._paths import flatten_with_paths
 
@@ -41,6 +41,12 @@ def _spec(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
             f"`jax.ShapeDtypeStruct`s. What is the same for all examples belongs into the function "
             f"that is exported."
         )
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        raise ArgumentTypeError(
+            f"`example` has a random key{where}, which other programs do not have: give its data, "
+            f"`jax.random.key_data(key)`, and let the function make the key of it again, "
+            f"`jax.random.wrap_key_data(data)`."
+        )
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
     if dtype != leaf.dtype:
         raise ArgumentTypeError(
@@ -72,7 +78,8 @@ def require_batch(batch: PyTree, example: PyTree, fixed: int | None) -> None:
         shape, dtype = getattr(leaf, "shape", None), getattr(leaf, "dtype", None)
         name = f"The batch at {path!r}" if path else "The batch"
         # PyTorch's tensors have both, and are none.
-        if shape is None or dtype is None or not is_batch_leaf(leaf):
+        is_array = isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+        if shape is None or dtype is None or not is_array:
             raise BatchError(
                 f"{name} is of type {type(leaf).__name__}: it has to be an array of NumPy's or "
                 f"JAX's, `np.asarray(x)`."
