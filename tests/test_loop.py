@@ -375,6 +375,11 @@ def test_checkpointer_of_ones_own(tmp_path):
         ({"log_every": 0}, "ArgumentValueError", "`log_every` .=0. must be a whole"),
         ({"eval": EVAL}, "ArgumentTypeError", r"must be `\(treadle\.EvalStep"),
         ({"callbacks": [print]}, "ArgumentTypeError", "is not a `treadle.Callback`"),
+        (
+            {"callbacks": [treadle.History()]},
+            "ArgumentTypeError",
+            r"holds the tracker History: hand it to `treadle\.callbacks\.Log\(tracker\)`",
+        ),
         ({"args": 1.0}, "ArgumentTypeError", "has no parameter `args`"),
         ({"state": MODEL}, "ArgumentTypeError", "is a Net, not a `TrainState`"),
     ],

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from tests.data.sources import BATCH, check_fit, check_positions, make_rows
+from tests.data.sources import BATCH, STEP, check_fit, check_positions, first_state, make_rows
 
 import treadle
 from treadle import TreadleError
@@ -149,3 +149,11 @@ def test_a_stream_without_batches_is_told_and_not_read_for_ever():
 def test_what_is_no_position_of_a_stream_is_told(state, message):
     with pytest.raises(TreadleError, match=message):
         iter(stream()).set_state(state)
+
+
+def test_what_fit_does_not_cut_by_itself_leads_here():
+    splits = datasets.DatasetDict({"train": table(), "test": table()})
+    with pytest.raises(treadle.DataError, match=r"treadle\.data\.huggingface\(data\['train'\]"):
+        treadle.fit(STEP, first_state(), splits, num_steps=1, progress=False)
+    with pytest.raises(treadle.BatchError, match=r"one example.*`treadle\.data\.huggingface`"):
+        treadle.fit(STEP, first_state(), table(), num_steps=1, progress=False)

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from treadle import ArgumentTypeError
+from treadle.callbacks import Log
 from treadle.track import CSV, JSONL, Tracker, read_jsonl
 
 
@@ -97,6 +99,12 @@ def test_what_is_flushed_is_on_the_disk(tmp_path, kind, monkeypatch):
         tracker.flush()
         assert (tmp_path / "rows").stat().st_size in synced[-2:]  # The name may come after it.
     tracker.close()
+
+
+@pytest.mark.parametrize("tracker", [CSV, [CSV("rows.csv")], "rows.csv"])
+def test_what_is_logged_to_is_a_tracker(tracker):
+    with pytest.raises(ArgumentTypeError, match=r"`tracker` .* is not a `treadle\.track\.Tracker`"):
+        Log(tracker)
 
 
 def test_trackers_are_an_interface():

@@ -14,6 +14,7 @@ from .._evaluate import EvalStep
 from .._state import TrainState
 from .._step import TrainStep
 from ..callbacks import Callback, Log
+from ..track import Tracker
 
 Evaluation: TypeAlias = tuple[EvalStep, Iterable[Batch]] | Callable[[TrainState], Mapping[str, Any]]
 """What `fit(eval=...)` takes."""
@@ -45,6 +46,12 @@ def require_arguments(
         )
     # Whether the loss takes `args` at all does not depend on what the function returns.
     step._require_arguments(state, 0 if is_function(args) else args)
+    if isinstance(data, Mapping) and type(data).__module__.startswith("datasets."):
+        first = next(iter(data), "train")
+        raise DataError(
+            f"`data` is a {type(data).__name__}, which has several splits: choose one and cut it "
+            f"into batches, `treadle.data.huggingface(data[{first!r}], batch_size, key=...)`."
+        )
     if isinstance(data, (Mapping, np.ndarray, jax.Array)):
         raise DataError(
             f"`data` is one batch (a {type(data).__name__}), not an iterable of batches: cut "
@@ -124,6 +131,11 @@ def require_callbacks(callbacks: Door[Sequence[Callback]]) -> None:
         )
     seen: set[str] = set()
     for callback in callbacks:
+        if isinstance(callback, Tracker):
+            raise ArgumentTypeError(
+                f"`callbacks` holds the tracker {type(callback).__name__}: hand it to "
+                f"`treadle.callbacks.Log(tracker)`, which is the callback."
+            )
         if not isinstance(callback, Callback):
             raise ArgumentTypeError(
                 f"`callbacks` holds {callback!r}, which is not a `treadle.Callback`: derive from "

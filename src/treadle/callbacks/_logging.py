@@ -4,6 +4,8 @@ import collections
 from collections.abc import Mapping
 from typing import Any
 
+from .._custom_types import Door
+from .._errors import ArgumentTypeError
 from ..track import Tracker
 from ..track._guarded import Guarded
 from ._base import Callback, Context
@@ -21,9 +23,17 @@ class Log(Callback):
     Args:
         tracker: Where to; several go as one, `treadle.track.All`.
         interval: Steps between two rows.
+
+    Raises:
+        ArgumentTypeError: `tracker` is none.
     """
 
-    def __init__(self, tracker: Tracker, interval: int = 10):
+    def __init__(self, tracker: Door[Tracker], interval: int = 10):
+        if not isinstance(tracker, Tracker):
+            raise ArgumentTypeError(
+                f"`tracker` (={tracker!r}) is not a `treadle.track.Tracker`: make one, such as "
+                f"`TensorBoard(folder)`; several go as one, `treadle.track.All([...])`."
+            )
         self.tracker = tracker
         self.interval = interval
         self._guarded = Guarded(tracker)
