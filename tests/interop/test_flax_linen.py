@@ -411,6 +411,93 @@ def test_flags_of_other_names_are_told():
         make(training=True)
 
 
+class Own(nn.Module):
+    """Its flag is an attribute."""
+
+    train: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(use_running_average=not self.train, momentum=0.9)(x)
+        return nn.Dropout(0.5, deterministic=not self.train)(x)
+
+
+def test_a_flag_that_is_an_attribute_is_switched():
+    variables = Own(train=False).init(jax.random.key(0), X)
+    trains, infers = Own(train=True), Own(train=False)
+    key = jax.random.key(1)
+    for handed in (trains, infers):  # As a flag of the call: whatever it was.
+        model, model_state = from_linen(handed, variables)
+        pair = eqx.nn.inference_mode(model), model_state
+        assert_same(treadle.predict(pair, X, batch_size=16), infers.apply(variables, X))
+        out, _ = model(X, model_state, key=key)
+        expected = trains.apply(variables, X, rngs={"dropout": key}, mutable=["batch_stats"])
+        assert_same(out, expected[0])
+    # None is set where it was said that there is none.
+    model, model_state = from_linen(trains, variables, training={}, inference={})
+    out, _ = eqx.nn.inference_mode(model)(X, model_state, key=key)
+    assert_same(out, expected[0])
+
+
+def test_inference_that_nothing_tells_of_is_refused():
+    layers = [nn.BatchNorm(use_running_average=False), nn.Dropout(0.5, deterministic=False)]
+    module = nn.Sequential(layers[:1])
+    variables = module.init(jax.random.key(0), X)
+    model, model_state = eqx.nn.inference_mode(from_linen(module, variables))
+    with pytest.raises(
+        ArgumentValueError, match="layers_0 normalises by the batch in inference to"
+    ):
+        model(X, model_state)
+    meant, model_state = from_linen(module, variables, training={}, inference={})
+    assert_same(
+        eqx.nn.inference_mode(meant)(X, model_state)[0],
+        module.apply(variables, X, mutable=["batch_stats"])[0],
+    )
+    dropping = eqx.nn.inference_mode(from_linen(nn.Sequential(layers[1:]), {"params": {}}))
+    with pytest.raises(
+        ArgumentValueError, match="in inference, and got no key: layers_0 needs PRN"
+    ):
+        dropping(X)
+    with pytest.raises(ArgumentValueError, match="Dropout was given twice, to its constructor and"):
+        from_linen(layers[1], {"params": {}})(X, key=jax.random.key(0))
+    kept = from_linen(layers[1], {"params": {}}, training={}, inference={})
+    assert np.any(np.asarray(kept(X, key=jax.random.key(0))) == 0)
+
+
+def test_several_inputs_as_one_are_told():
+    class Two(nn.Module):
+        def __call__(self, one, two):
+            return one + two
+
+    model = from_linen(Two(), {"params": {}})
+    assert_same(model(X, X), jnp.asarray(X + X))
+    with pytest.raises(ArgumentTypeError, match=r"given one by one, `model\(\*inputs\)`; to `pre"):
+        treadle.predict(model, (X, X), batch_size=16)
+
+
+def test_what_is_sown_is_no_variable():
+    class Sows(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(2)(x)
+            self.sow("losses", "size", jnp.mean(x**2))
+            return x
+
+    module = Sows()
+    variables = module.init(jax.random.key(0), X)
+    with pytest.raises(TreeError, match=r"have 'losses', which `module.init` sowed: results of"):
+        from_linen(module, variables)
+
+    def loss(model, batch, key):
+        _, sown = module.apply(to_linen(model), batch, mutable=["losses"])
+        return sown["losses"]["size"][0]
+
+    step = TrainStep(loss, optax.sgd(1e-2), batched=True)
+    model = from_linen(module, {"params": variables["params"]})
+    _, metrics = step(step.init(model, key=jax.random.key(0)), X)
+    assert_close(metrics["loss"], variables["losses"]["size"][0], rtol=1e-6, atol=0)
+
+
 def test_a_batch_norm_that_sees_one_example_is_refused():
     module = Normed(flatten=False)
     step = TrainStep(one_stateful, optax.adamw(1e-3), stateful=True)

@@ -1,7 +1,7 @@
 """Training and inference: `eqx.nn.inference_mode` in the words of a call that takes a flag."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .._errors import ArgumentTypeError, ArgumentValueError
@@ -29,10 +29,7 @@ def modes_of(
         ArgumentValueError: They name different arguments, or some that the call does not take.
     """
     if training is None and inference is None:
-        names = () if signature is None else tuple(signature.parameters)
-        flags = {name: True for name in names if name in TRUE_IN_TRAINING}
-        flags |= {name: False for name in names if name in FALSE_IN_TRAINING}
-        return _keywords(flags), _keywords({name: not flag for name, flag in flags.items()})
+        return flags_among(() if signature is None else tuple(signature.parameters))
     for name, given in (("training", training), ("inference", inference)):
         if given is not None and not isinstance(given, Mapping):
             raise ArgumentTypeError(
@@ -53,6 +50,13 @@ def modes_of(
             f"called as {signature}."
         )
     return _keywords(training), _keywords(inference)
+
+
+def flags_among(names: Iterable[str]) -> tuple[Keywords, Keywords]:
+    """What the flags among some names are in training and in inference."""
+    flags = {name: True for name in names if name in TRUE_IN_TRAINING}
+    flags |= {name: False for name in names if name in FALSE_IN_TRAINING}
+    return _keywords(flags), _keywords({name: not flag for name, flag in flags.items()})
 
 
 def _keywords(given: Mapping[str, Any]) -> Keywords:
@@ -100,12 +104,21 @@ def bound(
     except TypeError as error:
         raise ArgumentTypeError(
             f"{what} is called as {signature}, and got {_call(args, {**kwargs, **flags})}: "
-            f"{error}. "
+            f"{error}. {_tupled(args)}"
             f"What a call takes beside its input goes into each call, `model(x, mask=mask, "
             f"key=key)`; what says whether it trains, into `training={{'train': True}}, "
             f"inference={{'train': False}}` where the module is brought in."
         ) from error
     return {**flags, **kwargs}
+
+
+def _tupled(args: tuple[Any, ...]) -> str:
+    if len(args) != 1 or not isinstance(args[0], (tuple, list, dict)):
+        return ""
+    return (
+        "Several inputs are given one by one, `model(*inputs)`; to `predict` and `export` goes a "
+        "function of one example, `lambda inputs: eqx.nn.inference_mode(model)(*inputs)`. "
+    )
 
 
 def _call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

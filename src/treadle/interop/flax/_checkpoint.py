@@ -201,10 +201,11 @@ def _fitted(tree: dict[str, Any], like: Mapping[str, Any], path: pathlib.Path) -
     try:
         filled = from_dict(to_dict(part), wanted)
     except TreeError as error:
-        told = str(error).replace("`values`", "it")
+        _, _, told = str(error).partition("`like`: ")
         raise CheckpointError(
-            f"The checkpoint {str(path)!r} does not fit `like`: {told} At its top it has "
-            f"{some(map(repr, tree), 8) or 'nothing'}."
+            f"The checkpoint {str(path)!r} does not fit `like`: {told or error} At its top it has "
+            f"{some(map(repr, tree), 8) or 'nothing'}. To take a part of it, read it without "
+            f"`like`."
         ) from error
     pairs = zip(flatten_with_paths(filled)[0], jax.tree.leaves(wanted), strict=True)
     wrong = [

@@ -17,7 +17,7 @@ from .._collections import Indices, read, require_kept, require_state, stated, w
 from .._expand import expanded, squeezed
 from .._held import Held
 from .._keys import stream_keys
-from .._modes import Keywords, bound, modes_of
+from .._modes import Keywords, bound, flags_among, modes_of
 from .._packages import required
 from ._linen_errors import told
 from ._norms import linen_norms_checked
@@ -33,12 +33,20 @@ class _Definition:
     rngs: tuple[str, ...]
     training: Keywords
     inference: Keywords
+    attributes: tuple[Keywords, Keywords]
+    flagless: bool
     axis_name: str
     expand: bool = False
 
     @property
     def name(self) -> str:
         return type(self.module.value).__name__
+
+    def in_mode(self, inference: bool) -> Any:
+        """The module, with its own flags of the mode."""
+        flags = {name: held.value for name, held in self.attributes[inference]}
+        module = self.module.value
+        return module.clone(**flags) if flags else module
 
     def apply(
         self,
@@ -53,7 +61,7 @@ class _Definition:
     ) -> Any:
         """`module.apply`, with what the mode and the streams want."""
         core = required("flax.core", "flax")
-        module = self.module.value
+        module = self.in_mode(inference)
         keywords = self.inference if inference else self.training
         given = bound(keywords, _signature(module, method), args, kwargs, self.name)
         if self.expand:
@@ -64,8 +72,8 @@ class _Definition:
             rngs = dict(zip(self.rngs, keys, strict=True))
         collections = list(variables)
         with (
-            told(self.name, self.rngs, rngs is not None, collections),
-            linen_norms_checked(self.axis_name),
+            told(self.name, self.rngs, rngs is not None, collections, inference),
+            linen_norms_checked(self.axis_name, inference and self.flagless),
         ):
             answer = module.apply(
                 variables, *args, rngs=rngs, method=method, mutable=mutable, **given
@@ -194,7 +202,7 @@ def _expanding(definition: _Definition) -> _Definition:
     return dataclasses.replace(definition, expand=True)
 
 
-def _signature(module: Any, method: Any) -> inspect.Signature | None:
+def _signature(module: Any, method: Any) -> inspect.Signature:
     """How a method is called, without `self`."""
     if method is None:
         method = "__call__"
@@ -224,7 +232,8 @@ def from_linen(
 
     A flag that says whether the module trains is set by `eqx.nn.inference_mode`. It is found by its
     name: `train`, `training`, `is_training`, `is_train` are true in training, `deterministic`,
-    `use_running_average` and `inference` false. One of another name is told.
+    `use_running_average` and `inference` false. It is an argument of the call, or an attribute of
+    the module, `Net(train=True)`. An argument of another name is told.
 
     Args:
         module: The Linen module, not bound.
@@ -232,7 +241,8 @@ def from_linen(
         rngs: The streams that a call draws from; see `LinenModule.__call__` for their keys.
         mutable: The collections that a call writes. Those of them that `variables` have make the
             state, and all collections but `"params"` must be among them.
-        training: Keyword arguments of the call in training, `{"train": True}`.
+        training: Keyword arguments of the call in training, `{"train": True}`. An empty dictionary
+            says that there is no flag, and none is set.
         inference: The same arguments in inference, `{"train": False}`.
         axis_name: The name of the mapped axis of examples, as for `TrainStep`. A Linen batch norm
             inside of it must have it too, or see the whole batch (`batched=True`).
@@ -259,8 +269,12 @@ def from_linen(
     name = type(module).__name__
     collections = _collections(variables, writes)
     params = collections.pop(PARAMS)
-    modes = modes_of(training, inference, _signature(module, None), name)
-    definition = _Definition(Held(module), streams, *modes, axis_name)
+    signature = _signature(module, None)
+    modes = modes_of(training, inference, signature, name)
+    unasked = training is None and inference is None
+    attributes = flags_among(_own_flags(module, signature) if unasked else ())
+    flagless = unasked and not modes[0] and not attributes[0]
+    definition = _Definition(Held(module), streams, *modes, attributes, flagless, axis_name)
     if not collections:
         return LinenModule(params, False, definition)
     indices, model_state = stated(collections)
@@ -314,6 +328,22 @@ def _require_linen(module: Any) -> None:
         )
 
 
+def _is_sown(collection: Any) -> bool:
+    """Whether it holds tuples, as `sow` leaves them."""
+    leaves = jax.tree.leaves(collection, is_leaf=lambda node: isinstance(node, tuple))
+    return any(isinstance(leaf, tuple) for leaf in leaves)
+
+
+def _own_flags(module: Any, signature: inspect.Signature) -> list[str]:
+    """The names of the booleans that the module has of its own, and its call does not take."""
+    names = [field.name for field in dataclasses.fields(module)]
+    return [
+        name
+        for name in names
+        if isinstance(getattr(module, name, None), bool) and name not in signature.parameters
+    ]
+
+
 def _names(argument: str, given: Any) -> tuple[str, ...]:
     is_names = isinstance(given, Sequence) and not isinstance(given, str)
     if not is_names or not all(isinstance(name, str) for name in given):
@@ -344,6 +374,14 @@ def _collections(variables: Any, writes: tuple[str, ...]) -> dict[str, Any]:
             f"`{{'params': params}}`."
         )
     strange = [name for name in found if name != PARAMS and name not in writes]
+    sown = [name for name in strange if _is_sown(plain[name])]
+    if sown:
+        raise TreeError(
+            f"`variables` have {', '.join(map(repr, sown))}, which `module.init` sowed: results of "
+            f"a call, and no variables. Leave them out of `variables`, and where the loss wants "
+            f"them, call Flax in it: `out, sown = module.apply(to_linen(model), x, "
+            f"mutable={sown!r})`."
+        )
     if strange:
         raise TreeError(
             f"`variables` have the collections {', '.join(map(repr, strange))}, which `mutable` "

@@ -13,7 +13,9 @@ def _plain(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def told(what: str, rngs: tuple[str, ...], keyed: bool, collections: list[str]) -> Iterator[None]:
+def told(
+    what: str, rngs: tuple[str, ...], keyed: bool, collections: list[str], inference: bool
+) -> Iterator[None]:
     """Says what is wrong with the variables or the key of a call.
 
     Args:
@@ -21,9 +23,10 @@ def told(what: str, rngs: tuple[str, ...], keyed: bool, collections: list[str]) 
         rngs: The streams that the wrap names.
         keyed: Whether the call got a key.
         collections: Those that the wrap has.
+        inference: Whether it is a call in inference.
 
     Raises:
-        ArgumentValueError: The call draws, and has no key for it.
+        ArgumentValueError: The call draws, and has no key for it; or a flag is given twice.
         TreeError: The variables are not those of the module.
     """
     errors = required("flax.errors", "flax")
@@ -35,9 +38,25 @@ def told(what: str, rngs: tuple[str, ...], keyed: bool, collections: list[str]) 
                 f"The call of {what} draws from a stream that `rngs` (={rngs!r}) does not name: "
                 f"{_plain(error)}. Name it: `from_linen(module, variables, rngs=(..., 'noise'))`."
             ) from error
+        if inference:
+            raise ArgumentValueError(
+                f"The call of {what} draws random numbers in inference, and got no key: "
+                f"{_plain(error)}. If it should draw none, nothing tells it so: a flag of its call "
+                f"has a name such as `train` or `deterministic`, or is given to `from_linen` in "
+                f"`training` and `inference`. If it should, write `model(x, key=key)`."
+            ) from error
         raise ArgumentValueError(
             f"The call of {what} draws random numbers and got no key: {_plain(error)}. Write "
             f"`model(x, key=key)`; or `eqx.nn.inference_mode(model)` for a model that draws none."
+        ) from error
+    except ValueError as error:
+        # That of `nn.merge_param`, which is a plain one.
+        if "to the constructor and at call time" not in str(error):
+            raise
+        raise ArgumentValueError(
+            f"A flag of {what} was given twice, to its constructor and by the call: {error} Leave "
+            f"it out of the constructor, and `eqx.nn.inference_mode` sets it; or "
+            f"`from_linen(module, variables, training={{}}, inference={{}})` leaves it as it is."
         ) from error
     except (errors.ScopeCollectionNotFound, errors.ScopeVariableNotFoundError) as error:
         raise TreeError(
