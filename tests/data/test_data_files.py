@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import zipfile
+from typing import Any
 
 import jax
 import numpy as np
@@ -78,6 +79,13 @@ OBJECTS = "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
         ("x_npy", member(X) + b"more", r"damaged at 'x\.npy' \(there is more behind the array"),
         ("x_npy", b"\x93NUMPY", r"is damaged at 'x\.npy'"),
         ("x_npy", member(header="__import__('os')"), r"is damaged at 'x\.npy'"),
+        ("x_npy", member(header=f"{{'shape': {'(' * 99 + ')' * 99}}}"), r"is damaged at 'x\.npy'"),
+        (
+            "x_npy",
+            member(header=HUGE.ljust(20_000)),
+            r"is damaged at 'x\.npy' \(Header info length",
+        ),
+        ("x_npy", member(header=HUGE.replace("(1000000", "(0, 1" + "0" * 30)), "is damaged at 'x"),
         ("readme", b"hello", r"holds 'readme', which is not an array"),
     ],
 )
@@ -229,6 +237,29 @@ def test_parquet_tells_of_files_that_are_not_whole(tmp_path):
             parquet(path)
     with pytest.raises(TreadleError, match="cannot be read: there is no such file"):
         parquet(tmp_path / "nothing")
+
+
+def test_parquet_checks_the_pages_that_have_checksums(tmp_path):
+    path = tmp_path / "rows.parquet"
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    write(path, {"x": np.arange(100)}, **options)
+    data = path.read_bytes()
+    value = np.int64(57).tobytes()
+    assert data.count(value) == 1
+    path.write_bytes(data.replace(value, np.int64(58).tobytes()))
+    with pytest.raises(TreadleError, match=r"cut off or damaged .*checksum"):
+        parquet(path)
+
+
+@pytest.mark.parametrize("columns", [3, [], "x"])
+def test_columns_are_a_list_of_names(columns: Any, tmp_path):
+    with pytest.raises(TreadleError, match=r"`columns` "):
+        parquet(tmp_path / "rows.parquet", columns)
+
+
+def test_a_folder_without_parquet_files_is_told(tmp_path):
+    with pytest.raises(TreadleError, match="has no columns: a folder without Parquet files"):
+        parquet(tmp_path)
 
 
 def test_fit_on_parquet_resumes_bit_for_bit(tmp_path):

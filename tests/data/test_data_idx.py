@@ -44,6 +44,8 @@ def test_reads_every_type_of_the_format(tmp_path, code, dtype):
         (BYTES[:-1], r"has a header for shape \(2, 3\), which is 6 bytes, but holds 5: it is cut"),
         (BYTES + b"\x00", r"which is 6 bytes, but holds more"),
         (b"\x00\x00\x08\x03" + b"\xff" * 12, "but holds 0"),
+        (b"\x00\x00\x08\x5a" + b"\x00\x00\x00\x01" * 90 + b"x", "no array can have"),
+        (b"\x00\x00\x08\x04" + bytes(4) + b"\xff" * 12, "no array can have"),
         (ZIPPED[:-9], "is a damaged gzip file .* Fetch it again"),
         (
             ZIPPED[:-8] + bytes(8),

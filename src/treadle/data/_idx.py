@@ -80,7 +80,14 @@ def _parse(file: io.BufferedIOBase, path: pathlib.Path) -> np.ndarray:
             f"{path} has a header for shape {shape}, which is {expected:,} bytes, but holds "
             f"{held}: it is cut off or damaged. Fetch it again."
         )
-    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    try:
+        array = np.frombuffer(data, dtype).reshape(shape)
+    except ValueError as error:
+        raise DataError(
+            f"{path} has a header for shape {shape}, which no array can have ({error}): it is "
+            "damaged. Fetch it again."
+        ) from error
+    return array.astype(dtype.newbyteorder("="))
 
 
 def _up_to(file: io.BufferedIOBase, count: int) -> bytearray:

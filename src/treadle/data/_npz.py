@@ -20,6 +20,7 @@ _DAMAGED = (
     zlib.error,
     EOFError,
     ValueError,
+    OverflowError,
     RuntimeError,
     MemoryError,
 )
@@ -101,7 +102,8 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: pathlib.Pat
     except OSError as error:
         raise unreadable(path, error) from error
     except _DAMAGED as error:
-        if "allow_pickle" in str(error):
+        # NumPy's error of too long a header has "allow_pickle" in it too.
+        if "Object arrays" in str(error):
             raise DataError(
                 f"{path} holds Python objects in {name!r}, which are never unpickled: reading them "
                 "could run any code. Save arrays of numbers, `np.savez(path, x=np.asarray(x))`."

@@ -39,9 +39,14 @@ def parquet(
     where = as_path(path)
     if isinstance(columns, str):
         raise ArgumentTypeError(f"`columns` (={columns!r}) is a string: put it into a list.")
+    if columns is not None and not isinstance(columns, Sequence):
+        raise ArgumentTypeError(f"`columns` (={columns!r}) must be a list of names, or None.")
+    if columns is not None and not columns:
+        raise ArgumentValueError("`columns` is empty: name at least one, or None for all.")
     reader = _pyarrow()
     try:
-        dataset = reader.ParquetDataset(where)
+        # Of files whose pages have checksums: Parquet leaves it to the writer.
+        dataset = reader.ParquetDataset(where, page_checksum_verification=True)
         _check_columns(columns, dataset.schema.names, where)
         table = dataset.read(columns=None if columns is None else list(columns))
         # Some damage shows only here.
@@ -58,6 +63,8 @@ def parquet(
             f"{where} is not a Parquet file, or it is cut off or damaged ({_first(error)}): write "
             "or fetch it again."
         ) from error
+    if not table.column_names:
+        raise DataError(f"{where} has no columns: a folder without Parquet files, or an empty one.")
     return columns_of(table, str(where))
 
 
