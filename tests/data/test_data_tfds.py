@@ -17,10 +17,6 @@ READ = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
 class SmallDigits(tfds.core.GeneratorBasedBuilder):
     """Real images of digits, written by the package's own builder."""
 
-    # As in a script: of one in a package, the builder asks for `importlib_resources`, which
-    # TensorFlow Datasets does not install.
-    __module__ = "small_digits"
-
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self):
