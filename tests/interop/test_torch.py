@@ -436,7 +436,7 @@ def test_all_that_does_not_fit_is_told_with_the_nearest_names():
         "head.kernel": np.zeros((3, 4), np.float32),
         "head.bias": np.zeros(4, np.float16),
         "scale": np.zeros(7, np.float32),
-        "other": np.zeros(7, np.float32),
+        "other": np.ones(7, np.float32),
     }
     model = {
         "backbone": {"weight": jnp.zeros((2, 3)), "bias": jnp.zeros(2)},
@@ -465,16 +465,46 @@ there is `backbone/bias`
   unlike      `head.kernel` float32[3,4] goes to `readout/weight` float32[4,3]: \
 `Transposed('readout/weight')`?
   unlike      `head.bias` float16[4] goes to `readout/bias` float32[4]
-  twice       `gain` is given by `scale` already, and by `other`
+  twice       `gain` is given by `scale` already, and by `other`, which \
+differs
 Say in `rename` where each goes; None leaves one out. `cast=True` makes numbers of one precision \
-those of another.""".splitlines()
+those of another. `strict=False` takes what fits, and leaves the rest as it is.""".splitlines()
     )
     with pytest.raises(TreeError, match="do not fit"):
         to_torch(model, theirs, table)
+    # A precision is cast, a shape is not.
+    with pytest.raises(TreeError, match=r"leaves one out\. `strict=False` takes what fits"):
+        from_torch({"a": jnp.zeros(3)}, {"a": np.zeros(4, np.float32)})
+
+
+def test_a_weight_that_is_tied_has_two_names_and_one_place():
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(3, 2)).astype(np.float32)
+    theirs = {"embed.weight": weight, "readout.weight": weight.copy()}
+    model = {"embed": {"weight": jnp.zeros((3, 2))}}
+    table = {"readout.weight": "embed/weight"}
+    loaded = from_torch(model, theirs, table)
+    assert_same(loaded, {"embed": {"weight": jnp.asarray(weight)}})
+    # Both are written: a module that ties them takes whichever comes last.
+    trained = {"embed": {"weight": loaded["embed"]["weight"] + 1}}
+    back = to_torch(trained, theirs, table)
+    assert_same(back, dict.fromkeys(theirs, np.asarray(trained["embed"]["weight"])))
+    assert_same(from_torch(model, back, table), trained)
+    # Neither is taken for the other, nor half of it, where they differ.
+    with pytest.raises(
+        TreeError, match=r"`embed\.weight` already, and by `readout\.weight`, which"
+    ):
+        from_torch(model, {**theirs, "readout.weight": weight + 1}, table)
+    square = {"embed": {"weight": jnp.zeros((2, 2))}}
+    same = dict.fromkeys(theirs, weight[:2])
+    turned = {"readout.weight": Transposed("embed/weight")}
+    for convert in (from_torch, to_torch):
+        with pytest.raises(TreeError, match=r"`readout\.weight`, which differs"):
+            convert(square, same, turned)
 
 
 def test_a_name_without_its_shape_is_told_with_what_is_called_alike():
-    with pytest.raises(TreeError, match=r"`fc/weight` float32\[3\] is given by no name, which has"):
+    with pytest.raises(TreeError, match=r"`fc/weight` float32\[3\] is given by no name; of a "):
         from_torch({"fc": {"weight": jnp.zeros(3)}}, {"fc.weights": np.zeros(5, np.float32)})
 
 
@@ -536,13 +566,14 @@ def test_tables_that_cannot_be_used(table, error, message):
     [
         ([1], "`state_dict` is of type list: give a dictionary of names"),
         ({"epoch": 3}, r"has 'epoch' of type int, .*checkpoint\['state_dict'\]"),
-        ({"w": np.array(["a"])}, "do not fit|has 'w'"),
+        ({"w": np.array(["a", "b"])}, r"unlike +`w` str32\[2\] goes to `w` float32\[2\]"),
         ({"w": jax.ShapeDtypeStruct((2,), jnp.float32)}, "'w' without numbers"),
     ],
 )
 def test_what_is_no_state_dict(theirs, message):
-    with pytest.raises(treadle.TreadleError, match=message):
-        from_torch({"w": jnp.zeros(2)}, theirs)
+    for cast in (False, True):
+        with pytest.raises(treadle.TreadleError, match=message):
+            from_torch({"w": jnp.zeros(2)}, theirs, cast=cast)
 
 
 def test_numbers_of_another_precision_only_when_asked():

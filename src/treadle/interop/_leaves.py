@@ -9,6 +9,8 @@ import numpy as np
 from .._errors import CheckpointError
 from ..checkpoint._storage import Spec, casted, from_storage
 
+_NO_NUMBERS = "OSUMm"  # Objects, text and times, in NumPy's letters.
+
 
 def holds_numbers(leaf: Any) -> bool:
     """Whether a leaf is an array of numbers, or stands for one: functions and typed keys do not."""
@@ -24,8 +26,11 @@ def form_of(array: Any) -> str:
 
 def is_read_as(theirs: Any, ours: Any, cast: bool) -> bool:
     """Whether numbers of one dtype may be put where those of another are."""
-    specs = [Spec((), np.dtype(dtype).name, np.dtype(dtype).name) for dtype in (theirs, ours)]
-    return theirs == ours or (cast and specs[0].casts_to(specs[1]))
+    dtypes = [np.dtype(dtype) for dtype in (theirs, ours)]
+    if theirs == ours or not cast or any(dtype.kind in _NO_NUMBERS for dtype in dtypes):
+        return bool(theirs == ours)
+    one, two = (Spec((), dtype.name, dtype.name) for dtype in dtypes)
+    return one.casts_to(two)
 
 
 def leaf_like(stored: np.ndarray, like: Any, name: str) -> Any:

@@ -1,7 +1,7 @@
 """`from_torch` and `to_torch`: a model and a state dict, by one table of names."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, overload
 
 import equinox as eqx
@@ -18,7 +18,7 @@ from .._leaves import holds_numbers, leaf_like
 from ._plan import Plan, joined, pieces_of, planned
 from ._statistics import Place, counted, counts_of, is_statistic, places_of
 from ._table import Rename, Route, routes_of
-from ._tensors import known, numbers_of, value_like
+from ._tensors import known, numbers_of, same_bits, value_like
 
 _log = logging.getLogger("treadle")
 
@@ -87,6 +87,7 @@ def from_torch(
             "blocks/*/weight"`. What `*` (between two dots), `?` and `**` (any number of segments)
             stand for is put where the place has the same sign. A place is a path, a `Transposed`, a
             `Split` into several, or None for what is left out. The first glob that matches counts.
+            Two names may go to one place, if their arrays are the same: a weight that is tied.
         model_state: The state of a model with batch norms, `eqx.nn.make_with_state` makes it. The
             statistics of a norm are the places `.../running_mean` and `.../running_var`;
             `num_batches_tracked` is left out. Other states go by the path of their `StateIndex`.
@@ -109,8 +110,17 @@ def from_torch(
     """
     ours = _ours(model, model_state)
     arrays = ours.arrays()
-    plan = _planned(model, arrays, state_dict, rename, cast)
-    _require_fit(plan, _way_out(plan, model_state is None, cast), strict)
+    plan = _planned(
+        model,
+        arrays,
+        state_dict,
+        rename,
+        cast,
+        tied=lambda one, two: same_bits(
+            numbers_of(one, state_dict[one]), numbers_of(two, state_dict[two])
+        ),
+    )
+    _require_fit(plan, _way_out(plan, model_state is None), strict)
     filled = {}
     for name, route in plan.routes.items():
         pieces = pieces_of(numbers_of(name, state_dict[name]), route, arrays)
@@ -163,8 +173,9 @@ def to_torch(
     """
     ours = _ours(model, model_state)
     arrays = ours.arrays()
-    plan = _planned(model, arrays, state_dict, rename, cast)
-    _require_fit(plan, _way_out(plan, model_state is None, cast), strict)
+    # What `state_dict` holds is replaced: it need not be the same.
+    plan = _planned(model, arrays, state_dict, rename, cast, tied=lambda one, two: True)
+    _require_fit(plan, _way_out(plan, model_state is None), strict)
     result = dict(state_dict)
     for name, route in plan.routes.items():
         like = known(name, state_dict[name])
@@ -183,7 +194,12 @@ def _ours(model: PyTree, model_state: Any) -> _Ours:
 
 
 def _planned(
-    model: PyTree, arrays: Mapping[str, Any], state_dict: Any, rename: Any, cast: bool
+    model: PyTree,
+    arrays: Mapping[str, Any],
+    state_dict: Any,
+    rename: Any,
+    cast: bool,
+    tied: Callable[[str, str], bool],
 ) -> Plan:
     if not isinstance(state_dict, Mapping):
         raise ArgumentTypeError(
@@ -196,18 +212,19 @@ def _planned(
     for name, route in routes.items():
         if any(part.path in counts for part in route.parts):
             routes[name] = Route((), 0)
-    return planned(theirs, arrays, routes, cast)
+    return planned(theirs, arrays, routes, cast, tied)
 
 
-def _way_out(plan: Plan, stateless: bool, cast: bool) -> str:
+def _way_out(plan: Plan, stateless: bool) -> str:
     ways = ["Say in `rename` where each goes; None leaves one out."]
     if stateless and any(map(is_statistic, plan.unexpected)):
         ways.append(
             "The statistics of batch norms go into a state beside the model: hand over "
             "`model_state=`, of `eqx.nn.make_with_state`."
         )
-    if not cast and any(line.startswith("unlike") for line in plan.lines):
+    if plan.castable:
         ways.append("`cast=True` makes numbers of one precision those of another.")
+    ways.append("`strict=False` takes what fits, and leaves the rest as it is.")
     return " ".join(ways)
 
 

@@ -1,13 +1,13 @@
 """A state dict beside the arrays of a model: what goes where, and what does not fit."""
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._leaves import form_of, is_read_as
-from .._names import or_near
+from .._names import nearest
 from ._table import Part, Route
 from ._tensors import Known
 
@@ -24,11 +24,13 @@ class Plan(NamedTuple):
         routes: Of the names of theirs that fit.
         lines: A line for each name that does not, on either side.
         unexpected: Places that arrays of theirs would go to, and that there are not.
+        castable: Whether numbers of another precision are all that is wrong with one.
     """
 
     routes: dict[str, Route]
     lines: list[str]
     unexpected: list[str]
+    castable: bool
 
 
 def planned(
@@ -36,6 +38,7 @@ def planned(
     ours: Mapping[str, Any],
     routes: Mapping[str, Route],
     cast: bool,
+    tied: Callable[[str, str], bool],
 ) -> Plan:
     """What goes where.
 
@@ -44,6 +47,7 @@ def planned(
         ours: The arrays of the model.
         routes: Where the names of theirs go.
         cast: Whether numbers of another precision fit.
+        tied: Whether two arrays of theirs that go to one of ours are the same.
     """
     givers: dict[str, list[str]] = {}
     for name, route in routes.items():
@@ -63,19 +67,31 @@ def planned(
         near = _like(name, _squeezed(theirs[name].shape), {p: ours[p] for p in missing}, at)
         where = " and ".join(f"`{path}`" for path in absent)
         lines.append(f"unexpected  `{name}` {theirs[name]} goes to {where}, not in the model{near}")
-    good = {}
+    good, castable = {}, False
     for name, route in routes.items():
-        twice = [(p.path, givers[p.path]) for p in route.parts if givers[p.path][0] != name]
+        firsts = {givers[part.path][0]: part.path for part in route.parts}
+        # A weight that two modules share is there under both names.
+        twice = [
+            (first, path)
+            for first, path in firsts.items()
+            if first != name
+            and not (routes[first] == route and theirs[first] == theirs[name] and tied(first, name))
+        ]
         if twice:
-            path, names = twice[0]
-            lines.append(f"twice       `{path}` is given by `{names[0]}` already, and by `{name}`")
+            first, path = twice[0]
+            lines.append(
+                f"twice       `{path}` is given by `{first}` already, and by `{name}`, "
+                "which differs"
+            )
         elif name not in strays:
             wrong = _unlike(theirs[name], route, ours, cast)
             if wrong is None:
                 good[name] = route
             else:
                 lines.append(f"unlike      `{name}` {theirs[name]} goes to {wrong}")
-    return Plan(good, lines, [path for absent in strays.values() for path in absent])
+                castable |= _unlike(theirs[name], route, ours, cast=True) is None
+    unexpected = [path for absent in strays.values() for path in absent]
+    return Plan(good, lines, unexpected, castable)
 
 
 def _squeezed(shape: Sequence[int]) -> tuple[int, ...]:
@@ -90,7 +106,8 @@ def _like(name: str, shape: tuple[int, ...], others: Mapping[str, Any], at: int)
         other for other, array in others.items() if sorted(_squeezed(array.shape)) == sorted(shape)
     ]
     if not same:
-        return or_near(name, others, _CANDIDATES)
+        near = nearest(name, others, _CANDIDATES)
+        return f"; of a like name {_joined(near)}" if near else ""
     plain = name.replace(".", "/")
     ranked = sorted(
         same[:_AMONG],

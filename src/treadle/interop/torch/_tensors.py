@@ -61,6 +61,11 @@ def known(name: str, value: Any) -> Known:
     return Known(tuple(value.shape), np.dtype(value.dtype))
 
 
+def same_bits(one: np.ndarray, two: np.ndarray) -> bool:
+    """Whether two arrays of one shape and dtype hold the same bits."""
+    return one.tobytes() == two.tobytes()
+
+
 def numbers_of(name: str, value: Any) -> np.ndarray:
     """The numbers, on the host, maybe in memory that is the tensor's.
 
