@@ -29,7 +29,7 @@ from ._recut import recut
 from ._state import Bundle, TrainState
 from ._weighted import Total, ZeroWeightWarning, as_total, reduce_examples
 from ._weights import packed, pair_of
-from .data import ArrayBatches
+from .data._endless import how_to_end
 
 
 class EvalStep:
@@ -216,7 +216,7 @@ def evaluate(
             f"`eval_step` is a {type(eval_step).__name__}, not an `EvalStep`: write "
             f"`treadle.EvalStep(metric_fn)`."
         )
-    _require_batches(batches)
+    require_batches(batches)
     one_of("members", members, ("each", "mean"))
     pair = pair_of(model_or_state, weights)
     _require_model_state(eval_step, pair)
@@ -293,16 +293,20 @@ def _plain(value: Any) -> Any:
     return float(value) if np.ndim(value) == 0 else value
 
 
-def _require_batches(batches: Any) -> None:
+def require_batches(batches: Any) -> None:
+    """Refuses what is no iterable of batches, or never ends.
+
+    Raises:
+        DataError: With the way out.
+    """
     if isinstance(batches, (Mapping, np.ndarray, jax.Array)) or not isinstance(batches, Iterable):
         raise DataError(
             f"`batches` is a {type(batches).__name__}, not an iterable of batches: put a single "
             f"batch into a list, `[batch]`."
         )
     looks_like_one_batch(batches, "batches")
-    if isinstance(batches, ArrayBatches) and batches.epochs is None:
+    instead = how_to_end(batches)
+    if instead is not None:
         raise DataError(
-            "`batches` never end: they come from `treadle.data.arrays` without a number of "
-            "epochs. Write `treadle.data.arrays(..., key=None, shuffle=False, epochs=1, "
-            "drop_remainder=False)`."
+            f"`batches` never end, and an evaluation goes through them once: {instead}."
         )

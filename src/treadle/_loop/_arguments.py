@@ -10,7 +10,7 @@ from .._batch import looks_like_one_batch
 from .._checks import whole_number
 from .._custom_types import Batch, Door
 from .._errors import ArgumentTypeError, ArgumentValueError, DataError
-from .._evaluate import EvalStep
+from .._evaluate import EvalStep, require_batches
 from .._state import TrainState
 from .._step import TrainStep
 from ..callbacks import Callback, Log
@@ -74,6 +74,8 @@ def _require_evaluation(evaluation: Any) -> None:
             f"`eval` (={evaluation!r}) must be `(treadle.EvalStep(metric_fn), batches)`, or a "
             f"function of the state that returns a dictionary of figures."
         )
+    # Now, and not after the first thousand steps.
+    require_batches(evaluation[1])
 
 
 def on_host(figures: Any) -> dict[str, Any]:
