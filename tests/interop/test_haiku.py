@@ -184,6 +184,26 @@ def test_a_batch_norm_trains_on_examples_with_their_axis_alone():
         our_run(step, from_haiku(normed, *initial(normed, True)))
 
 
+def test_inference_that_nothing_tells_of_is_refused():
+    def always(x):
+        with standard():
+            return hk.BatchNorm(False, False, 0.9)(x, True)
+
+    normalising = hk.transform_with_state(always)
+    params, state = normalising.init(jax.random.key(0), X)
+    model, model_state = eqx.nn.inference_mode(from_haiku(normalising, params, state))
+    with pytest.raises(ArgumentValueError, match="batch_norm normalises by the batch in inference"):
+        model(X, model_state)
+    meant, model_state = from_haiku(normalising, params, state, training={}, inference={})
+    out, _ = eqx.nn.inference_mode(meant)(X, model_state)
+    assert_same(out, normalising.apply(params, state, None, X)[0])
+    noisy = hk.transform(lambda x: x + jax.random.normal(hk.next_rng_key(), x.shape))
+    with pytest.raises(
+        ArgumentValueError, match="draws random numbers in inference, and got no ke"
+    ):
+        eqx.nn.inference_mode(from_haiku(noisy, {}))(X)
+
+
 def test_draws_are_those_of_apply_with_the_same_key():
     params = initial(dropping, False)
     model, key = from_haiku(dropping, params), jax.random.key(3)

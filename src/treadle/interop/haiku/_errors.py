@@ -12,24 +12,33 @@ NAME = "the Haiku function"
 
 
 @contextlib.contextmanager
-def told(axis_name: str) -> Iterator[None]:
+def told(axis_name: str, inference: bool, flagless: bool) -> Iterator[None]:
     """Says what is wrong with the parameters, the state or the key of a call.
 
     Args:
         axis_name: That of the examples, which a batch norm must reduce over where it is mapped.
+        inference: Whether it is a call in inference.
+        flagless: Whether nothing tells the function so.
 
     Raises:
         ArgumentValueError: The call draws and has no key, or is a batch norm that sees one example.
         TreeError: The parameters or the state are not those of the function.
     """
     try:
-        with _norms_checked(axis_name):
+        with _norms_checked(axis_name, inference and flagless):
             yield
     except ArgumentValueError:
         raise
     except ValueError as error:
         # Haiku raises plain `ValueError`s, as the function itself may.
         text = str(error)
+        if "non-None PRNGKey" in text and inference:
+            raise ArgumentValueError(
+                f"The call of {NAME} draws random numbers in inference, and got no key. If it "
+                f"should draw none, nothing tells it so: let it take a flag such as `is_training`, "
+                f"or give `from_haiku` the argument in `training` and `inference`. If it should, "
+                f"write `model(x, key=key)`."
+            ) from error
         if "non-None PRNGKey" in text:
             raise ArgumentValueError(
                 f"The call of {NAME} draws random numbers and got no key. Write "
@@ -46,16 +55,25 @@ def told(axis_name: str) -> Iterator[None]:
         raise
 
 
-def _norms_checked(axis_name: str) -> contextlib.AbstractContextManager[None]:
+def _norms_checked(axis_name: str, unswitched: bool) -> contextlib.AbstractContextManager[None]:
     hk = required("haiku", "dm-haiku")
-    if not is_mapped(axis_name):
+    mapped = is_mapped(axis_name)
+    if not mapped and not unswitched:
         return contextlib.nullcontext()
 
     def check(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         layer = context.module
         if isinstance(layer, hk.BatchNorm) and context.method_name == "__call__":
             training = args[1] if len(args) > 1 else kwargs.get("is_training")
-            if training and not layer.cross_replica_axis:
+            if training and unswitched:
+                raise ArgumentValueError(
+                    f"Haiku's {layer.module_name} normalises by the batch in inference too: the "
+                    f"function takes no argument that says whether it trains. Let it take "
+                    f"`is_training`, or give `from_haiku` the argument in `training` and "
+                    f"`inference`. If that is meant, say so: `from_haiku(..., training={{}}, "
+                    f"inference={{}})`."
+                )
+            if training and mapped and not layer.cross_replica_axis:
                 raise ArgumentValueError(
                     f"Haiku's {layer.module_name} has no `cross_replica_axis`, so it takes its "
                     f"statistics over what it is given, and that is one example: the axis "

@@ -65,6 +65,7 @@ class _Transform:
     signature: Held
     training: Keywords
     inference: Keywords
+    flagless: bool
     axis_name: str
     expand: bool = False
 
@@ -88,7 +89,7 @@ class _Transform:
             held.append(self.state.two_levels(state))
         if self.draws:
             held.append(None if key is None else as_key(key))
-        with told(self.axis_name):
+        with told(self.axis_name, inference, self.flagless):
             answer = self.transformed.apply(*held, *args, **given)
         out, new = answer if self.stateful else (answer, {})
         return (squeezed(out, NAME) if self.expand else out), self._left(new)
@@ -215,7 +216,8 @@ def from_haiku(
         params: What its `init` returned.
         state: With `hk.transform_with_state`, the state that its `init` returned.
         training: Keyword arguments of the call in training, `{"is_training": True}`; without it, a
-            flag is found by its name as in `treadle.interop.flax.from_linen`.
+            flag is found by its name as in `treadle.interop.flax.from_linen`. An empty dictionary
+            says that there is none.
         inference: The same arguments in inference.
         axis_name: The name of the mapped axis of examples, as for `TrainStep`. A Haiku batch norm
             inside of it must have it too (`cross_replica_axis`), or see the whole batch
@@ -258,8 +260,9 @@ def from_haiku(
     modes = modes_of(training, inference, signature, NAME)
     layout, state_layout = _layout(own_params), _layout(own_state)
     how = Held(signature)
+    flagless = training is None and inference is None and not modes[0]
     transform = _Transform(
-        transformed, stateful, draws, layout, state_layout, how, *modes, axis_name
+        transformed, stateful, draws, layout, state_layout, how, *modes, flagless, axis_name
     )
     ours = layout.nested(own_params)
     if not state_layout.names:
