@@ -251,6 +251,42 @@ def test_csv_keeps_what_it_could_not_write(tmp_path, monkeypatch):
     assert [row["step"] for row in table.rows()] == ["1", "2", "3"]
 
 
+def no_room(*paths):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_csv_has_its_header_also_where_the_first_try_failed(tmp_path, monkeypatch):
+    table = CSV(tmp_path / "rows.csv")
+    table.log(1, {"loss": 1.0})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", no_room)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left"):
+                table.flush()
+    table.log(2, {"loss": 2.0})
+    assert table.rows() == [{"step": "1", "loss": "1.0"}, {"step": "2", "loss": "2.0"}]
+
+
+def test_rows_that_are_lost_at_the_end_are_told(tmp_path, monkeypatch, caplog):
+    guarded = Guarded(CSV(tmp_path / "rows.csv"))
+    guarded.log(1, {"loss": 1.0})
+    monkeypatch.setattr(os, "replace", no_room)
+    guarded.close()
+    says = "did not take 0 of 1 rows, and those that it still held are lost. Last: OSError"
+    assert says in warnings_in(caplog)[-1].getMessage()
+
+
+@pytest.mark.parametrize("kind", [JSONL, CSV])
+def test_a_process_may_go_elsewhere(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tracker = kind("rows")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    tracker.log(1, {"loss": 1.0})
+    tracker.close()
+    assert (tmp_path / "rows").exists()
+
+
 @pytest.mark.parametrize("kind", [JSONL, CSV])
 def test_an_evaluation_that_comes_again_is_there_once(tmp_path, kind):
     tracker = kind(tmp_path / "rows")

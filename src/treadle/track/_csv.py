@@ -24,8 +24,8 @@ class CSV(Tracker):
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self.path = pathlib.Path(path)
-        self._columns: list[str] = []
+        # The process may go elsewhere before the first row is written.
+        self.path = pathlib.Path(path).absolute()
         self._unwritten: list[dict[str, Any]] = []
         self._known = Known()
 
@@ -52,12 +52,11 @@ class CSV(Tracker):
         # The text behind the last newline was not finished when its writer died.
         text, newline, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
         reader = csv.DictReader(io.StringIO(text + newline, newline=""))
-        self._columns = list(reader.fieldnames or [])
         kept = [row for row in reader if int(row["step"]) <= step]
         here = [row for row in kept if int(row["step"]) == step]
         # An empty cell is none.
         self._known = Known(step, [name for row in here for name, cell in row.items() if cell])
-        replace_text(self.path, _table(self._columns, kept, header=True))
+        replace_text(self.path, _table(list(reader.fieldnames or []), kept, header=True))
 
     def flush(self) -> None:
         """Returns when what has come is on the disk."""
@@ -69,19 +68,21 @@ class CSV(Tracker):
         self._unwritten = []
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
+        # Those in the file, whatever an earlier try that failed was about to add.
+        columns: list[str] = []
         old: list[Mapping[str, Any]] = []
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or [])
+                columns = list(reader.fieldnames or [])
                 old = list(reader)
-        new = [name for row in rows for name in row if name not in self._columns]
-        self._columns += list(dict.fromkeys(new))
+        new = [name for row in rows for name in row if name not in columns]
+        columns += list(dict.fromkeys(new))
         if new:
-            replace_text(self.path, _table(self._columns, [*old, *rows], header=True))
+            replace_text(self.path, _table(columns, [*old, *rows], header=True))
             return
         with self.path.open("ab", buffering=0) as file:
-            append(file, _table(self._columns, rows, header=False).encode(), sync=True)
+            append(file, _table(columns, rows, header=False).encode(), sync=True)
 
     def close(self) -> None:
         """Writes what has come."""

@@ -63,15 +63,16 @@ class Guarded:
 
     def close(self) -> None:
         """Closes the tracker, and says what went wrong in all."""
-        self._try(None, self._tracker.close)
+        stored = self._try(None, self._tracker.close)
         if self._errors and not self._closed:
             times = "once" if self._errors == 1 else f"{self._errors} times"
             _log.warning(
-                "%s failed %s; it did not take %d of %d rows. Last: %s",
+                "%s failed %s; it did not take %d of %d rows%s. Last: %s",
                 _name(self._tracker),
                 times,
                 self._lost,
                 self._rows,
+                "" if stored else ", and those that it still held are lost",
                 self._last,
             )
         # A last checkpoint may flush it once more; whatever comes of that is told already.
