@@ -349,6 +349,38 @@ def test_a_program_that_jax_reads_and_cannot_run(data):
     assert not isinstance(told.value, ExportError)
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b"[1]",
+        b'{"batch": "b", "name": "n"}',
+        b'{"batch": "b", "name": "n", "versions": "x"}',
+        b'{"batch": true, "name": "n", "versions": {"jax": "1.0"}}',
+        b'{"batch": "b", "versions": {"jax": "1.0"}}',
+    ],
+)
+def test_what_a_hostile_file_says_of_its_program(told):
+    front = b"program" + told + struct.pack("<QI8s", len(told), 1, b"treadle\n")
+    with pytest.raises(ExportError, match=r"`source` was not written by `treadle\.export`: what"):
+        treadle.load_exported(front + xxhash.xxh3_128_digest(front))
+
+
+def test_a_hostile_length(data):
+    front = data[:-36] + struct.pack("<QI8s", 2**63, 1, b"treadle\n")
+    with pytest.raises(ExportError, match=r"9,223,372,036,854,775,808 bytes of it are promised"):
+        treadle.load_exported(front + xxhash.xxh3_128_digest(front))
+
+
+def test_a_version_that_is_none(data):
+    program = treadle.load_exported(of_jax(data, "of tomorrow"))
+    assert program(batch_of(2))["label"].shape == (2,)
+    with pytest.raises(ExportError, match="exported with jax of tomorrow, and jax"):
+        treadle.load_exported(of_jax(data, "of tomorrow", b"of another layout"))
+
+
 def test_a_newer_jax_is_no_error_by_itself(data):
     assert treadle.load_exported(of_jax(data, "99.0"))(batch_of(2))["label"].shape == (2,)
 

@@ -8,7 +8,7 @@ import jax
 from jax import export as jax_export
 from jax.core import Tracer
 from jaxtyping import PyTree
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from .._custom_types import Batch, Door
 from .._errors import ArgumentTypeError, ExportError
@@ -68,7 +68,7 @@ class Exported:
         except Exception as error:
             # JAX looks into the program only here.
             exporter = self.versions["jax"]
-            if Version(exporter) <= Version(jax.__version__):
+            if not _is_newer(exporter):
                 raise
             raise ExportError(
                 f"The program was exported with jax {exporter}, and could not be run with the "
@@ -78,6 +78,14 @@ class Exported:
 
     def __repr__(self) -> str:
         return f"Exported({self.name!r}, batch={self.batch!r}, platforms={self.platforms})"
+
+
+def _is_newer(exporter: str) -> bool:
+    """Whether the version is above the one that is installed; what is none is not."""
+    try:
+        return Version(exporter) > Version(jax.__version__)
+    except InvalidVersion:
+        return False
 
 
 def _one(aval: Any) -> jax.ShapeDtypeStruct:

@@ -69,4 +69,27 @@ def unpacked(data: bytes, source: str) -> Content:
             f"`jax.export.deserialize` may read it.)"
         )
     end = len(front) - _TAIL.size
-    return Content(front[: end - length], json.loads(front[end - length : end]))
+    # The digest tells of accidents; who writes another file on purpose can make one for it.
+    if length > end:
+        raise _strange(source, f"{length:,} bytes of it are promised, and there are {end:,}")
+    try:
+        told = json.loads(front[end - length : end])
+    except (ValueError, RecursionError) as error:
+        raise _strange(source, error) from error
+    if not _is_told(told):
+        raise _strange(source, f"it is {told!r:.200}")
+    return Content(front[: end - length], told)
+
+
+def _is_told(told: Any) -> bool:
+    if not isinstance(told, dict) or not isinstance(told.get("versions"), dict):
+        return False
+    words = told.get("name"), told["versions"].get("jax")
+    return all(isinstance(word, str) for word in words) and type(told.get("batch")) in (str, int)
+
+
+def _strange(source: str, why: object) -> ExportError:
+    return ExportError(
+        f"{source} was not written by `treadle.export`: what it says of its program is not what "
+        f"`export` writes down ({why})."
+    )
