@@ -335,3 +335,20 @@ def test_nodes_that_know_themselves_how_they_are_stacked():
     assert [box.contents for box in unstack(Box(1, 2))] == [(1,), (2,)]
     with pytest.raises(treadle.TreeError, match="The tree at index 1 does not fit the first"):
         stack([Box(1), 2])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [("bfloat16", 0x7F81), ("float8_e5m2", 0x7D), ("float16", 0x7C01), ("float32", 0x7F800001)],
+)
+def test_signalling_nans_keep_their_bits(dtype, bits):
+    carrier = f"uint{8 * jnp.dtype(dtype).itemsize}"
+    leaf = jnp.asarray(np.array([bits, 0], carrier).view(jnp.dtype(dtype)))
+    whole = stack([{"a": leaf}, {"a": leaf}])["a"]
+    assert whole.dtype == dtype
+    assert np.asarray(whole).view(carrier).tolist() == [[bits, 0]] * 2
+
+
+def test_stacking_has_a_derivative_in_bfloat16():
+    grad = jax.grad(lambda a: stack([a, a])[1].astype(jnp.float32).sum())
+    assert grad(jnp.ones(2, jnp.bfloat16)).tolist() == [1, 1]

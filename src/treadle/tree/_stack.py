@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from .._custom_types import Door
@@ -97,7 +98,29 @@ def _stacked(column: Sequence[Any]) -> Any:
         return jax.ShapeDtypeStruct((len(column), *first.shape), first.dtype)
     # On the host, where JAX would narrow 64 bits to 32.
     on_host = all(isinstance(leaf, np.ndarray) for leaf in column)
-    return np.stack(column) if on_host else jnp.stack(column)
+    return np.stack(column) if on_host else _joined([jnp.asarray(leaf) for leaf in column])
+
+
+def _joined(column: Sequence[jax.Array]) -> jax.Array:
+    """The arrays along a new axis, with their bits.
+
+    XLA joins bfloat16 and float8 on the CPU by way of wider formats, which turn a signalling NaN
+    into a quiet one. Where a derivative may be wanted it has its way: carriers have none.
+    """
+    dtype = column[0].dtype
+    traced = any(isinstance(leaf, Tracer) for leaf in column)
+    if traced or not _is_widened(dtype):
+        return jnp.stack(column)
+    carrier = np.dtype(f"uint{8 * dtype.itemsize}")
+    whole = jnp.stack([jax.lax.bitcast_convert_type(leaf, carrier) for leaf in column])
+    return jax.lax.bitcast_convert_type(whole, dtype)
+
+
+def _is_widened(dtype: Any) -> bool:
+    """Whether it is a float of a byte or two that is not IEEE's own, and fills them."""
+    if not jnp.issubdtype(dtype, jnp.floating) or dtype == jnp.float16:
+        return False
+    return dtype.itemsize <= 2 and jnp.finfo(dtype).bits == 8 * dtype.itemsize
 
 
 def _is_numeric(dtype: np.dtype) -> bool:
