@@ -2,7 +2,15 @@
 
 import numpy as np
 import pytest
-from tests.data.sources import BATCH, assert_same, check_fit, check_positions, make_rows
+from tests.data.sources import (
+    BATCH,
+    STEP,
+    assert_same,
+    check_fit,
+    check_positions,
+    first_state,
+    make_rows,
+)
 
 import treadle
 
@@ -89,6 +97,19 @@ def test_a_loader_of_another_source_is_refused_by_grain():
     other = iter(grain.DataLoader(data_source=Others(), sampler=sampler, worker_count=0))
     with pytest.raises(ValueError, match="DataSource in checkpoint does not match"):
         other.set_state(position)
+
+
+def test_a_run_of_another_pipeline_is_told(tmp_path):
+    def train(data, num_steps):
+        options = {"run": tmp_path, "progress": False}
+        treadle.fit(STEP, first_state(), data, num_steps=num_steps, **options)
+
+    train(iter_dataset(), 2)
+    says = (
+        r"`data` does not go to where .*DataLoaderIterator\.set_state raised .*as in the first run"
+    )
+    with pytest.raises(treadle.DataError, match=says):
+        train(loader(), 4)
 
 
 def iter_dataset_of_workers():

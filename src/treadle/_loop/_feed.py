@@ -11,7 +11,7 @@ import numpy as np
 
 from .._batch import is_batch_leaf
 from .._custom_types import Batch, Door
-from .._errors import DataError
+from .._errors import DataError, TreadleError
 from ..data import decode_position, encode_position, is_positioned
 
 
@@ -59,11 +59,11 @@ class Feed:
             How many batches were skipped one by one.
 
         Raises:
-            DataError: The source ends before the place is reached.
+            DataError: The source ends before the place is reached, or does not take the position.
         """
         self.consumed = saved["consumed"]
         if self._positioned and saved["position"] is not None:
-            self._iterator.set_state(decode_position(saved["position"]))  # type: ignore[attr-defined]
+            self._go_to(decode_position(saved["position"]))
             self._position = saved["position"]
             return 0
         # Only what is its own iterator gives the same one again: it cannot start anew.
@@ -77,6 +77,19 @@ class Feed:
                 f"say `skip_data=False` if it already begins where the checkpoint was written."
             )
         return skipped
+
+    def _go_to(self, position: Any) -> None:
+        try:
+            self._iterator.set_state(position)  # type: ignore[attr-defined]
+        except TreadleError:
+            raise
+        # Other people's iterators, and whatever they make of the position of another one.
+        except Exception as error:
+            raise DataError(
+                f"`data` does not go to where the checkpoint was written: "
+                f"{type(self._iterator).__name__}.set_state raised {type(error).__name__}: {error} "
+                f"Hand over the data as in the first run, or train in another folder."
+            ) from error
 
     def give_back(self, count: int) -> None:
         """Batches that were taken, and that no step was made of: a resume takes them again.
