@@ -167,6 +167,7 @@ def test_parameters_are_leaves_under_flax_s_names():
     ]
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("batched", [False, True], ids=["examples", "batched"])
 def test_twenty_steps_are_flax_s_own_bit_for_bit(batched):
     expected, variables = flax_run(MLP())
@@ -437,6 +438,17 @@ def test_a_flag_that_is_an_attribute_is_switched():
     model, model_state = from_linen(trains, variables, training={}, inference={})
     out, _ = eqx.nn.inference_mode(model)(X, model_state, key=key)
     assert_same(out, expected[0])
+
+
+def test_flags_of_lifted_modules_are_given_by_their_places():
+    variables = initial(MLP())
+    key = jax.random.key(3)
+    for lifted in (nn.remat, nn.jit):
+        module = lifted(MLP, static_argnums=2)(rate=0.5)
+        model = from_linen(module, variables)
+        expected = module.apply(variables, X, True, rngs={"dropout": key})
+        assert_close(model(X, key=key), expected)
+        assert_close(eqx.nn.inference_mode(model)(X), MLP().apply(variables, X, False))
 
 
 def test_inference_that_nothing_tells_of_is_refused():

@@ -78,8 +78,11 @@ def bound(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     what: str,
-) -> dict[str, Any]:
-    """The keyword arguments of one call: the caller's, and those of the mode beside them.
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of one call: the caller's, and those of the mode beside them.
+
+    Where the mode's follow the caller's they are given by their places, since what is lifted with
+    `static_argnums` (`nn.remat`, `nn.jit`) knows no others.
 
     Args:
         keywords: Those of the mode.
@@ -93,7 +96,7 @@ def bound(
     """
     flags = {name: held.value for name, held in keywords if name not in kwargs}
     if signature is None:
-        return {**flags, **kwargs}
+        return args, {**flags, **kwargs}
     try:
         placed = signature.bind_partial(*args).arguments
     except TypeError:  # Told below, with all of them.
@@ -109,7 +112,12 @@ def bound(
             f"key=key)`; what says whether it trains, into `training={{'train': True}}, "
             f"inference={{'train': False}}` where the module is brought in."
         ) from error
-    return {**flags, **kwargs}
+    placing = list(args)
+    for name, parameter in list(signature.parameters.items())[len(args) :]:
+        if name not in flags or parameter.kind is not parameter.POSITIONAL_OR_KEYWORD:
+            break
+        placing.append(flags.pop(name))
+    return tuple(placing), {**flags, **kwargs}
 
 
 def _tupled(args: tuple[Any, ...]) -> str:

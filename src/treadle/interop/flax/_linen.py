@@ -63,7 +63,7 @@ class _Definition:
         core = required("flax.core", "flax")
         module = self.in_mode(inference)
         keywords = self.inference if inference else self.training
-        given = bound(keywords, _signature(module, method), args, kwargs, self.name)
+        args, given = bound(keywords, _signature(module, method), args, kwargs, self.name)
         if self.expand:
             args, given = expanded((args, given))
         rngs = None

@@ -88,7 +88,7 @@ class _Graph:
         params, rngs, rest = variables
         rngs = rngs if key is None else self._reseeded(rngs, key)
         keywords = self.inference if inference else self.training
-        given = bound(keywords, self.signature.value, args, kwargs, self.name)
+        args, given = bound(keywords, self.signature.value, args, kwargs, self.name)
         if self.expand:
             args, given = expanded((args, given))
 

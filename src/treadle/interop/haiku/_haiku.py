@@ -81,7 +81,7 @@ class _Transform:
     ) -> tuple[Any, PyTree]:
         """What the function returns, and its next state."""
         keywords = self.inference if inference else self.training
-        given = bound(keywords, self.signature.value, args, kwargs, NAME)
+        args, given = bound(keywords, self.signature.value, args, kwargs, NAME)
         if self.expand:
             args, given = expanded((args, given))
         held: list[Any] = [self.params.two_levels(params)]
