@@ -34,7 +34,8 @@ def pytest_collection_modifyitems(items):
         return
     skip = pytest.mark.skip(reason="of optimised programs: TREADLE_TESTS=optimised")
     for item in items:
-        if item.get_closest_marker("optimised"):
+        marker = item.get_closest_marker("optimised")
+        if marker is not None and marker.kwargs.get("only"):
             item.add_marker(skip)
 
 

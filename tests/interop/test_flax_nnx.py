@@ -116,6 +116,7 @@ def test_parameters_are_leaves_under_nnx_s_names():
     ]
 
 
+@pytest.mark.optimised
 def test_twenty_steps_are_nnx_s_own_bit_for_bit():
     expected, module = nnx_run(False)
     losses, state = our_run(TrainStep(one_loss, optax.adamw(1e-3)), from_nnx(net()))

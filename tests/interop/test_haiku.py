@@ -153,6 +153,7 @@ def test_names_that_would_be_one_stay_as_they_are():
     assert_same(to_haiku(from_haiku(mlp, inside))[0], inside)
 
 
+@pytest.mark.optimised
 def test_twenty_steps_are_haiku_s_own_bit_for_bit():
     expected, params, _ = haiku_run(False)
     step = TrainStep(one_loss, optax.adamw(1e-3))

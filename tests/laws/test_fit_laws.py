@@ -126,6 +126,7 @@ def uninterrupted(tmp_path_factory):
     return found
 
 
+@pytest.mark.optimised
 @settings(max_examples=8)
 @given(
     stops=st.lists(st.integers(1, 22), max_size=3, unique=True).map(sorted),
@@ -150,6 +151,7 @@ def test_stop_anywhere_and_run_again(uninterrupted, stops, data, size, checkpoin
     assert again.stopped is None
 
 
+@pytest.mark.optimised
 def test_killed_between_checkpoints(uninterrupted, tmp_path):
     """What was logged behind the newest checkpoint is logged again, once."""
 

@@ -118,6 +118,7 @@ def learned(state):
     return state.model, state.opt_state, state.model_state, state.ema_model
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize(("accumulate", "ema", "scaled", "stateful"), CONFIGURATIONS)
 def test_a_skipped_step_leaves_every_bit_and_the_run_goes_on(accumulate, ema, scaled, stateful):
     step = step_for(accumulate, ema, scaled, stateful)

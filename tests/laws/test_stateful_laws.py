@@ -15,7 +15,7 @@ import treadle
 from treadle import EvalStep, TrainStep
 
 
-@pytest.mark.optimised
+@pytest.mark.optimised(only=True)
 @pytest.mark.parametrize(("mode", "accumulate"), [("batch", 1), ("ema", 1), ("batch", 2)])
 def test_scan_is_the_same_bits_as_calls(mode, accumulate):
     step = TrainStep(loss_fn, optax.adamw(1e-2), stateful=True, accumulate=accumulate)

@@ -102,6 +102,7 @@ def test_draws_do_not_depend_on_microbatches(accumulate):
     assert_same(metrics["drawn"], jnp.stack(expected))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_scan_is_the_same_bits_as_calls(name):
     step = treadle.TrainStep(loss_fn, OPTIMIZERS[name], trainable="last/**")
@@ -141,6 +142,7 @@ class Attention(eqx.Module):
         return self.out(jnp.mean(h, axis=0))
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_scan_is_the_same_bits_for_attention(accumulate):
     step = treadle.TrainStep(loss_fn, optax.adamw(1e-2), accumulate=accumulate)
