@@ -3,6 +3,7 @@
 import gc
 import os
 import pathlib
+import signal
 
 from tests.compiling import OPTIMISED, quick_flags
 
@@ -16,6 +17,9 @@ os.environ.setdefault("TREADLE_CACHE", "off")
 import hypothesis
 import jax
 import pytest
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which some of them press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
