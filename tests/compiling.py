@@ -6,8 +6,8 @@ import sys
 
 OPTIMISED = os.environ.get("TREADLE_TESTS") == "optimised"
 
-# Tests compile far more than they compute, and XLA's quickest compilation takes a third of the
-# time. `TREADLE_TESTS=optimised` compiles as users do; `.ci/run` runs what is marked so both ways.
+# Tests compile far more than they compute, so XLA's quickest compilation. `TREADLE_TESTS=optimised`
+# compiles as users do; `.ci/run` runs what is marked so both ways.
 QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
