@@ -267,3 +267,30 @@ def test_fit_on_parquet_resumes_bit_for_bit(tmp_path):
     check_fit(
         lambda: treadle.data.arrays(parquet(path), BATCH, key=jax.random.key(0)), tmp_path / "run"
     )
+
+
+@pytest.mark.parametrize("kind", ["npz", "parquet"])
+def test_what_memory_does_not_hold_is_not_called_damaged(kind, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError("no room for 9 bytes")
+
+    path = tmp_path / f"a.{kind}"
+    if kind == "npz":
+        np.savez(path, x=np.arange(3))
+        monkeypatch.setattr(np.lib.format, "read_array", full)
+    else:
+        pq.write_table(pa.table({"x": [1, 2]}), path)
+        monkeypatch.setattr(pq, "ParquetDataset", full)
+    with pytest.raises(
+        treadle.DataError, match=r"not fit into memory \(no room for 9 bytes\)"
+    ):
+        getattr(treadle.data, kind)(path)
+
+
+def test_a_disk_that_fails_is_not_called_damage(tmp_path, monkeypatch):
+    def failing(*_, **__):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(pq, "ParquetDataset", failing)
+    with pytest.raises(treadle.DataError, match=r"cannot be read: Input/output error"):
+        treadle.data.parquet(tmp_path / "a.parquet")

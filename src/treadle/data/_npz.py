@@ -11,7 +11,7 @@ import numpy as np
 
 from .._custom_types import Door
 from .._errors import DataError
-from ._files import as_path, unreadable
+from ._files import as_path, too_large, unreadable
 
 # What zipfile and NumPy raise for files that are not what was written; an encrypted one is a
 # `RuntimeError`.
@@ -22,7 +22,6 @@ _DAMAGED = (
     ValueError,
     OverflowError,
     RuntimeError,
-    MemoryError,
 )
 # The record at the end of a zip archive: its signature, then, behind two numbers of disks and the
 # count on this one, the count of members.
@@ -101,6 +100,8 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: pathlib.Pat
             extra = file.read(1)
     except OSError as error:
         raise unreadable(path, error) from error
+    except MemoryError as error:
+        raise too_large(path, error) from error
     except _DAMAGED as error:
         # NumPy's error of too long a header has "allow_pickle" in it too.
         if "Object arrays" in str(error):

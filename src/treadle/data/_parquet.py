@@ -10,7 +10,7 @@ from .._custom_types import Door
 from .._errors import ArgumentTypeError, ArgumentValueError, DataError
 from .._extras import required
 from ._columns import columns_of
-from ._files import as_path, unreadable
+from ._files import as_path, too_large, unreadable
 
 
 def parquet(
@@ -57,8 +57,12 @@ def parquet(
         raise unreadable(where, error) from error
     except ArgumentValueError:
         raise
+    except MemoryError as error:
+        raise too_large(where, error) from error
     # Arrow's own derive from all sorts of built-in errors; damaged pages come as `OSError`.
-    except (OSError, ValueError, NotImplementedError, MemoryError) as error:
+    except (OSError, ValueError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(where, error) from error
         raise DataError(
             f"{where} is not a Parquet file, or it is cut off or damaged ({_first(error)}): write "
             "or fetch it again."
