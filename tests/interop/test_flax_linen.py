@@ -13,7 +13,8 @@ import pytest
 from flax.training.train_state import TrainState as FlaxState
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.helpers import assert_close, assert_same, make_batch
+from tests.helpers import assert_close, assert_same
+from tests.interop.losses import BATCHES, X, Y, cross_entropy, one_loss
 
 import treadle
 from treadle import ArgumentTypeError, ArgumentValueError, MissingExtraError, TrainStep, TreeError
@@ -46,19 +47,6 @@ class Normed(nn.Module):
         x = nn.Dense(8, use_bias=False)(x)
         x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)(x)
         return nn.Dense(3)(nn.tanh(x))
-
-
-X, Y = make_batch(16)
-BATCHES = [make_batch(16, seed=seed) for seed in range(20)]
-
-
-def cross_entropy(logits, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def one_loss(model, example, key):
-    x, y = example
-    return cross_entropy(model(x, key=key), y)
 
 
 def whole_loss(model, batch, key):

@@ -11,7 +11,16 @@ import optax
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.helpers import assert_close, assert_same, make_batch
+from tests.helpers import assert_close, assert_same
+from tests.interop.losses import (
+    BATCHES,
+    X,
+    Y,
+    cross_entropy,
+    one_loss,
+    one_stateful,
+    whole_stateful,
+)
 
 import treadle
 from treadle import ArgumentTypeError, ArgumentValueError, MissingExtraError, TrainStep, TreeError
@@ -20,30 +29,6 @@ from treadle.testing import check_roundtrip
 
 # Haiku's own layers are not written for strict promotion.
 standard = functools.partial(jax.numpy_dtype_promotion, "standard")
-
-X, Y = make_batch(16)
-BATCHES = [make_batch(16, seed=seed) for seed in range(20)]
-
-
-def cross_entropy(logits, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-
-
-def one_loss(model, example, key):
-    x, y = example
-    return cross_entropy(model(x, key=key), y)
-
-
-def one_stateful(model, model_state, example, key):
-    x, y = example
-    logits, model_state = model(x, model_state)
-    return cross_entropy(logits, y), model_state
-
-
-def whole_stateful(model, model_state, batch, key):
-    x, y = batch
-    logits, model_state = model(x, model_state)
-    return cross_entropy(logits, y).mean(), model_state
 
 
 @hk.transform
