@@ -281,9 +281,7 @@ def test_what_memory_does_not_hold_is_not_called_damaged(kind, tmp_path, monkeyp
     else:
         pq.write_table(pa.table({"x": [1, 2]}), path)
         monkeypatch.setattr(pq, "ParquetDataset", full)
-    with pytest.raises(
-        treadle.DataError, match=r"not fit into memory \(no room for 9 bytes\)"
-    ):
+    with pytest.raises(treadle.DataError, match=r"not fit into memory \(no room for 9 bytes\)"):
         getattr(treadle.data, kind)(path)
 
 
