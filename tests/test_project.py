@@ -20,14 +20,17 @@ def requirement_name(requirement: str) -> str:
 
 
 def test_the_extras_of_the_design_are_there():
-    names = {"demo", "testing", "track", "data", "interop", "export", "docs", "bench", "dev"}
+    names = {"demo", "testing", "track", "data", "interop", "torch", "export"}
+    names |= {"docs", "bench", "dev"}
     assert set(EXTRAS) == names
 
 
 @pytest.mark.parametrize("extra", sorted(EXTRAS))
-def test_no_extra_pulls_in_torch(extra):
+def test_only_its_own_extra_pulls_in_torch(extra):
     names = {requirement_name(requirement) for requirement in EXTRAS[extra]}
-    assert not names & {"torch", "lightning", "pytorch-lightning", "torchvision"}
+    heavy = names & {"torch", "torchdata", "lightning", "pytorch-lightning", "torchvision"}
+    assert heavy == ({"torch", "torchdata"} if extra == "torch" else set())
+    assert not any("torch" in re.findall(r"\w+", one) for one in EXTRAS[extra] if "[" in one)
 
 
 def test_every_dependency_says_why_and_names_its_oldest_version():

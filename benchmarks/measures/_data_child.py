@@ -16,6 +16,8 @@ from ..contenders.treadle_step import first_state, make_step
 from ._data_sources import SOURCES, examples
 
 _FEWEST = 20
+# As many as all workers of a source give one of: with them processes start and files are opened.
+_OPENING = 4
 
 
 class Watch(treadle.Callback):
@@ -57,8 +59,22 @@ class Fed:
         self.state = first_state(self.step, self.config)
 
     def run(self, batches: Iterable[Any], steps: int) -> dict:
-        """That many steps: examples a second, and percent of the time spent on batches."""
-        watch = Watch(batches)
+        """That many steps: examples a second, and percent of the time spent on batches.
+
+        A few steps before them start the source; the seconds of that are counted by themselves.
+        """
+        iterator = iter(batches)
+        opening, _, _ = self._fit(iterator, _OPENING)
+        seconds, watch, history = self._fit(iterator, steps)
+        return {
+            "opening": opening,
+            "rate": steps * self.config.batch_size / seconds,
+            "next_percent": 1e2 * history.seconds["data"] / seconds,
+            "wait_percent": 1e2 * watch.waited / seconds,
+        }
+
+    def _fit(self, iterator: Iterator[Any], steps: int) -> tuple[float, Watch, treadle.History]:
+        watch = Watch(iterator)
         start = time.perf_counter()
         self.state, history = treadle.fit(
             self.step,
@@ -69,19 +85,14 @@ class Fed:
             progress=False,
         )
         jax.block_until_ready(self.state)
-        seconds = time.perf_counter() - start
-        return {
-            "rate": steps * self.config.batch_size / seconds,
-            "next_percent": 1e2 * history.seconds["data"] / seconds,
-            "wait_percent": 1e2 * watch.waited / seconds,
-        }
+        return time.perf_counter() - start, watch, history
 
 
 def alone(batches: Iterable[Any], seconds: float, size: int) -> float:
     """Examples a second, when nobody does anything with them."""
     iterator = iter(batches)
-    # Threads start and files are opened with the first.
-    next(iterator)
+    for _ in range(_OPENING):
+        next(iterator)
     count, start = 0, time.perf_counter()
     while count < _FEWEST or time.perf_counter() - start < seconds:
         next(iterator)
@@ -104,6 +115,8 @@ def rates(config: str, names: list[str], count: int, turns: int, seconds: float)
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             source = SOURCES[name].make(pair, size, pathlib.Path(folder))
+            # A list for a tuple is another program.
+            fed.run(source, _FEWEST)
             found[name] = [_turn(fed, source, ready, steps, seconds, size) for _ in range(turns)]
     return found
 

@@ -81,6 +81,7 @@ def _ratio(rounds: list, upper: str, lower: str) -> Spread:
 def tables(data: dict) -> list[Table]:
     columns = (
         "source",
+        "opens in, s",
         "alone, examples/s",
         "alone ÷ step",
         "step fed, examples/s",
@@ -93,6 +94,7 @@ def tables(data: dict) -> list[Table]:
         rows = [
             (
                 name,
+                with_range(_spread(rounds, "bare", "opening")),
                 with_range(_spread(rounds, "alone")),
                 with_range(_ratio(rounds, "alone", "step")),
                 with_range(_spread(rounds, "bare", "rate")),

@@ -44,6 +44,7 @@ def test_a_source_is_timed_alone_and_fed_in_two_ways():
         assert turn["alone"] > 0
         for way in ("bare", "ahead"):
             assert turn[way]["rate"] > 0
+            assert turn[way]["opening"] > 0
             assert 0 <= turn[way]["wait_percent"] <= 100
             assert turn[way]["wait_percent"] <= turn[way]["next_percent"] + 1
 
@@ -63,7 +64,7 @@ def test_every_source_gives_the_same_kind_of_batch(name, tmp_path):
 
 
 def fed(rate, wait):
-    return {"rate": rate, "next_percent": 50.0, "wait_percent": wait}
+    return {"opening": 0.5, "rate": rate, "next_percent": 50.0, "wait_percent": wait}
 
 
 DATA = {
@@ -86,8 +87,8 @@ DATA = {
 def test_tables_and_goals():
     (table,) = data.tables(DATA)
     assert table.rows[0][0] == "arrays"
-    assert table.rows[0][1:3] == ("40.0 (30.0-50.0)", "4.00 (3.00-5.00)")
-    assert table.rows[0][3:] == ("9.00", "10.0", "5.00", "2.25 (1.00-3.50)")
+    assert table.rows[0][1:4] == ("0.50", "40.0 (30.0-50.0)", "4.00 (3.00-5.00)")
+    assert table.rows[0][4:] == ("9.00", "10.0", "5.00", "2.25 (1.00-3.50)")
     assert "torch (torch)" in " ".join(table.notes)
     assert "grain 0.2" in " ".join(table.notes)
     # Of a source that is less than twice as fast as the step, nothing is asked.
