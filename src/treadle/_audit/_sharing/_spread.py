@@ -66,6 +66,10 @@ class Spread(NamedTuple):
 
 
 NONE: frozenset[int] = frozenset()
+"""No axes of data."""
+
+NOWHERE: frozenset[str] = frozenset()
+"""No axes of a mesh."""
 
 
 def spread_of(shape: Sequence[int], varies: Any = DIFFERS, depends: int = 0) -> Spread:
@@ -99,6 +103,11 @@ def random(source: Any, along: Sequence[bool], shape: Sequence[int], over: Any) 
 
 
 # -- moving ---------------------------------------------------------------------------------------
+
+
+def unmoved(shape: Sequence[int]) -> Groups:
+    """Each dimension where it was."""
+    return [[at] for at in range(len(shape))]
 
 
 def moved(value: Spread, groups: Groups, shape: Sequence[int]) -> Spread:
@@ -189,8 +198,9 @@ def differing(value: Spread, at: Any, *, drawn: bool) -> Spread:
 # -- together -------------------------------------------------------------------------------------
 
 
-def _over(values: Sequence[Spread]) -> frozenset[str]:
-    return frozenset().union(*(value.over for value in values))
+def over_of(values: Sequence[Spread]) -> frozenset[str]:
+    """The axes of the mesh along which one of them differs between devices."""
+    return NOWHERE.union(*(value.over for value in values))
 
 
 def merged(values: Sequence[Spread], draws: tuple[Draw, ...]) -> Spread:
@@ -204,7 +214,7 @@ def merged(values: Sequence[Spread], draws: tuple[Draw, ...]) -> Spread:
         tuple(NONE.union(*axes) for axes in zip(*(value.axes for value in values), strict=True)),
         depends,
         draws,
-        _over(values),
+        over_of(values),
         any(value.projected for value in values),
     )
 
