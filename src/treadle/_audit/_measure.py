@@ -11,7 +11,8 @@ from jax.extend import core as jex_core
 from .._cost import StepCost, xla_figures
 from .._jaxpr import inner_jaxprs
 from ._figures import Figures
-from ._program import Leaf, Program, leaves_of
+from ._leaf import Leaf, leaves_of
+from ._program import Program
 from ._states import State
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from .._state import TrainState
+from ._leaf import Argument, Leaf
 from ._private import is_module
-from ._program import Argument, Leaf
 from ._source import Frame
 
 

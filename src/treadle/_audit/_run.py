@@ -9,7 +9,7 @@ from .._units import counted
 from ._audited import Audited
 from ._checklist import LINES, Tick
 from ._finding import SEVERITIES, Finding
-from ._program import load
+from ._load import load
 from ._report import Report
 from ._rules import rules
 from ._source import ignored_at

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ._leaf import Argument, Leaf, Static, leaves_of
 from ._private import is_array_of_keys
-from ._program import Argument, Leaf, Program, Static, leaves_of
+from ._program import Program
 
 _DEPTH = 3
 """How deep inside of what comes out a state may lie."""

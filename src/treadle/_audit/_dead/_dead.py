@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from .._audited import Audited
+from .._leaf import Leaf, leaves_of
 from .._owners import Owners
 from .._private import is_array_of_keys
-from .._program import Leaf, leaves_of
 from .._source import Place, user_place
 from ._cuts import Cut, Cuts
 from ._derivatives import differentiates

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._audited import Audited
 from .._dtypes._doubles import Origin, doubles, is_double, narrower
 from .._finding import Finding
-from .._program import leaves_of
+from .._leaf import leaves_of
 from .._source import Place
 from ._base import Rule
 

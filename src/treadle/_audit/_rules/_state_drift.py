@@ -7,9 +7,10 @@ import jax
 
 from .._audited import Audited
 from .._finding import Finding
+from .._leaf import Leaf, Static
 from .._owners import Owners
 from .._private import is_committed
-from .._program import Leaf, Program, Static
+from .._program import Program
 from .._states import State
 from ._base import Rule
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from ..._units import binary
 from .._audited import Audited
 from .._finding import Finding
-from .._program import Leaf, Program
+from .._leaf import Leaf
+from .._program import Program
 from .._sharing._examples import is_batch
 from .._states import State
 from ._base import Rule

@@ -7,8 +7,8 @@ import jax
 from ..._units import binary
 from .._audited import Audited
 from .._finding import Finding
+from .._leaf import Argument, Leaf, leaves_of
 from .._measure import aliased_arguments
-from .._program import Argument, Leaf, leaves_of
 from ._base import Rule
 
 _MOST = 3

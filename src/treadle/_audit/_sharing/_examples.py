@@ -1,7 +1,7 @@
 """Whether an array that comes in is a batch of examples, beside others of the same number."""
 
 from .._audited import Audited
-from .._program import Leaf, leaves_of
+from .._leaf import Leaf, leaves_of
 from ._batch_axes import BatchAxes
 from ._shared_draws import Table
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from ..._jaxpr import primitives
 from .._audited import Audited
 from .._keys._lineage import Path, equations_of
+from .._leaf import Argument, Leaf, leaves_of
 from .._private import is_array_of_keys, is_module
-from .._program import Argument, Leaf, leaves_of
 from .._source import path_frames
 from ._batch_axes import BatchAxes
 from ._spread import DATA, PARAMETERS, Spread, spread_of

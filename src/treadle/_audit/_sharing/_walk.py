@@ -59,6 +59,10 @@ _LAST_TWO = frozenset((*_INNER, *_INNER_TOO, "tridiagonal_solve", "cholesky_upda
 """What mixes elements along the last two dimensions, whatever the shape of its result."""
 
 
+Rule = Callable[["Walk", Any, list[Spread], Path], list[Spread]]
+"""From what goes into an equation to what comes out; `path` ends with the equation."""
+
+
 class Walk:
     """What is known of the axes of data, and how it is found.
 
@@ -81,7 +85,7 @@ class Walk:
         devices: Those of which each device has one place, without that dimension.
     """
 
-    def __init__(self, rules: Mapping[str, "Rule"], sizes: dict[int, int]):
+    def __init__(self, rules: Mapping[str, Rule], sizes: dict[int, int]):
         self._rules = rules
         self.meetings: list[Meeting] = []
         self.together = Together()
@@ -184,10 +188,6 @@ class Walk:
             (p for p in equation.params.values() if isinstance(p, jex_core.ClosedJaxpr)), jaxpr
         )
         return self.program(closed, values, path)
-
-
-Rule = Callable[[Walk, Any, list[Spread], Path], list[Spread]]
-"""From what goes into an equation to what comes out; `path` ends with the equation."""
 
 
 def is_again(path: Path) -> bool:
