@@ -12,6 +12,7 @@ import scipy.optimize
 import treadle
 from tests.helpers import Net, assert_close, assert_same, loss_fn, make_batch
 from treadle import ArgumentTypeError, ArgumentValueError, EvalStep, LossError, TrainStep
+from treadle._compat import enable_x64
 
 
 class Linear(eqx.Module):
@@ -88,7 +89,7 @@ def rosenbrock(x):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_lbfgs_finds_the_minimum_of_rosenbrock_as_optax_and_scipy_do(dtype):
-    with jax.enable_x64(dtype == "float64"):
+    with enable_x64(dtype == "float64"):
         start = jnp.array([-1.2, 1.0], dtype)
         optimizer = optax.lbfgs()
         step = TrainStep(lambda model, batch, key: rosenbrock(model), optimizer, batched=True)

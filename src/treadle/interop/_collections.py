@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
-import jax.tree_util as jtu
 from jaxtyping import PyTree
 
 from .._errors import ArgumentTypeError, TreeError
@@ -13,40 +12,15 @@ from ..tree._match import mismatches, some
 Indices = dict[str, eqx.nn.StateIndex]
 
 
-class _Name:
-    """A step of a path that prints as the name alone."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class _Nameless:
-    """Indices by name; what `make_with_state` calls a state begins with the name of the class.
-
-    It has none, so that a state goes by the name of its collection, `batch_stats`, in paths and in
-    checkpoints.
-    """
-
-    def __init__(self, indices: Indices):
-        self.indices = indices
-
-
-_Nameless.__name__ = ""
-jtu.register_pytree_with_keys(
-    _Nameless,
-    lambda node: ([(_Name(name), i) for name, i in node.indices.items()], tuple(node.indices)),
-    lambda names, children: _Nameless(dict(zip(names, children, strict=True))),
-)
-
-
 def stated(collections: Mapping[str, PyTree]) -> tuple[Indices, eqx.nn.State]:
     """The places of collections in a state, and the state that holds them."""
     indices = {name: eqx.nn.StateIndex(value) for name, value in collections.items()}
-    nameless, model_state = eqx.nn.make_with_state(_Nameless)(indices)
-    return nameless.indices, model_state
+    for name, index in indices.items():
+        # So that a state goes by the name of its collection, `batch_stats`, in paths and in
+        # checkpoints: `make_with_state` puts the name of a class before it, older ones a number.
+        object.__setattr__(index, "marker", name)
+    model_state = eqx.nn.State(list(indices.values()))
+    return {name: eqx.nn.delete_init_state(index) for name, index in indices.items()}, model_state
 
 
 def require_state(model_state: Any) -> None:
