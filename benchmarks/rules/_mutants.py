@@ -388,15 +388,15 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "a zero times something is not zero",
-        "_dead/_zeros.py",
-        "if name in _PRODUCTS and zeros:",
+        "_dead/_equation.py",
+        "if name in PRODUCTS and zeros:",
         "if False:",
         "a second loss of weight zero",
     ),
     Mutant(
         "dead-parameter",
         "a factor of the whole counts as data",
-        "_dead/_zeros.py",
+        "_dead/_equation.py",
         "return Known(None, depends, one.core, one.carries, None, False, one.cut)",
         "return Known(None, depends, depends, one.carries, None, False, one.cut)",
         "a factor for all updates by hand",
@@ -404,7 +404,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "a norm that everything is divided by counts as data",
-        "_dead/_zeros.py",
+        "_dead/_equation.py",
         "return Known(None, known.depends, top.core, carries, None, False, top.cut)",
         "return Known(None, known.depends, known.depends, carries, None, False, top.cut)",
         "clipped after the decay and skipped if not finite",
@@ -428,7 +428,7 @@ MUTANTS = (
     Mutant(
         "dead-parameter",
         "zeros that an optimizer makes are gradients",
-        "_dead/_zeros.py",
+        "_dead/_equation.py",
         "if _is_new(equation) and found.is_zero and is_zero_of_derivative(equation):",
         "if _is_new(equation) and found.is_zero:",
         "right frozen by labels",

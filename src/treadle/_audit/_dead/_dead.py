@@ -12,8 +12,9 @@ from .._private import is_array_of_keys
 from .._source import Place, user_place
 from ._cuts import Cut, Cuts
 from ._derivatives import differentiates
+from ._known import Known
 from ._update import Updates
-from ._zeros import Known, Zeros
+from ._zeros import Zeros
 
 _TRAINED = "state.model/"
 
