@@ -21,6 +21,7 @@ _PLAIN = (
     "OMP_NUM_THREADS",
     "TF_CPP_MIN_LOG_LEVEL",
     "TREADLE_CACHE",
+    "XLA_CLIENT_MEM_FRACTION",
     "XLA_FLAGS",
     "XLA_PYTHON_CLIENT_ALLOCATOR",
     "XLA_PYTHON_CLIENT_MEM_FRACTION",
@@ -95,6 +96,25 @@ def _allocator(value: str) -> _Judged:
     return "ok", ""
 
 
+def _preallocate(value: str) -> _Judged:
+    # jaxlib compares with these spellings; any other leaves it on.
+    if value in ("false", "False", "0", "true", "True", "1"):
+        return "ok", ""
+    return "change", (
+        "Memory is allocated ahead all the same: only `false`, `False` and `0` switch that off."
+    )
+
+
+def _fraction(value: str) -> _Judged:
+    try:
+        fraction = float(value)
+    except ValueError:
+        return "change", "Not a number, with which no GPU is found: a fraction of its memory."
+    if 0 < fraction <= 1:
+        return "ok", ""
+    return "change", "A fraction of a GPU's memory lies between 0 and 1: 0.75 for three quarters."
+
+
 def _on_error(value: str) -> _Judged:
     if value in ("breakpoint", "nan"):
         return "note", (
@@ -135,6 +155,9 @@ _JUDGES: dict[str, Callable[[str], _Judged]] = {
     "JAX_LOG_COMPILES": _switch(
         "note", "Every compilation is logged. `step.compilations` has those of a step."
     ),
+    "XLA_CLIENT_MEM_FRACTION": _fraction,
     "XLA_FLAGS": _flags,
     "XLA_PYTHON_CLIENT_ALLOCATOR": _allocator,
+    "XLA_PYTHON_CLIENT_MEM_FRACTION": _fraction,
+    "XLA_PYTHON_CLIENT_PREALLOCATE": _preallocate,
 }
