@@ -109,7 +109,7 @@ def _fraction(value: str) -> _Judged:
     try:
         fraction = float(value)
     except ValueError:
-        return "change", "Not a number, with which no GPU is found: a fraction of its memory."
+        return "change", "Not a number: it is a fraction of a GPU's memory, as 0.75 is."
     if 0 < fraction <= 1:
         return "ok", ""
     return "change", "A fraction of a GPU's memory lies between 0 and 1: 0.75 for three quarters."
