@@ -19,7 +19,8 @@ class Held:
         return hash(type(self.value))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Held) or type(self.value) is not type(other.value):
+        # By `type`, for caches compare at the end of a process too, when globals are gone.
+        if type(other) is not type(self) or type(self.value) is not type(other.value):
             return False
         return self.value is other.value or _equal(self.value, other.value)
 
