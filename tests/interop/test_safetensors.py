@@ -124,6 +124,33 @@ def test_names_are_paths_and_metadata_is_kept(tmp_path):
     assert read_metadata(tmp_path / "leaf") == {}
 
 
+def test_a_dictionary_of_names_is_saved_under_them(tmp_path):
+    flat = treadle.tree.to_dict(Net())
+    save(tmp_path / "flat", flat)
+    save(tmp_path / "net", Net())
+    assert (tmp_path / "flat").read_bytes() == (tmp_path / "net").read_bytes()
+    assert_same(load(tmp_path / "flat", flat), flat)
+    theirs = {"linear/~/w": ONES, "a~1b": 2 * ONES, "none": None}
+    save(tmp_path / "theirs", theirs)
+    assert_same(load(tmp_path / "theirs"), {"a~1b": 2 * ONES, "linear/~/w": ONES})
+    assert_same(load(tmp_path / "theirs", theirs), theirs)
+    # Inside of others a name is one step of a path.
+    save(tmp_path / "nested", {"net": {"a/b": ONES}})
+    assert list(load(tmp_path / "nested")) == ["net/a~1b"]
+
+
+def test_pytorchs_tensors_are_not_left_out(tmp_path):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(2, 3)
+    save(tmp_path / "other", {"weight": ONES})
+    for tree in (module.state_dict(), {"net": module.weight}, module):
+        with pytest.raises(CheckpointError, match=r"of PyTorch's, and no array: give `tensor"):
+            save(tmp_path / "file", tree)
+        with pytest.raises(CheckpointError, match="of PyTorch's, and no array"):
+            load(tmp_path / "other", tree)
+    assert not (tmp_path / "file").exists()
+
+
 def test_files_are_the_packages_byte_for_byte(tmp_path):
     tree = {name: array(dtype) for name, dtype in DTYPES.items() if "F8" not in name}
     tree |= {"b": array("float32", (3,)), "a": array("float32", ()), "é": array("int8", (0,))}
@@ -486,6 +513,30 @@ def test_what_is_not_there_or_is_no_file(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert_same(load(tmp_path / "link", {"w": 0 * ONES}), {"w": ONES})
     assert read_metadata(tmp_path / "link") == {}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"PK\3\4\x14\0\0\0rest", "a zip archive: `treadle.data.npz` reads .npz"),
+        (b'{"weight_map": {}}', "JSON: of weights in several files it is the index"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS: `git lfs pull`"),
+        (b"<!DOCTYPE html><html>", "a page of the web"),
+        (b"<" + bytes(9), "or damaged: its first 8 bytes tell of a header of 60 bytes"),
+    ],
+)
+def test_other_files_are_called_what_they_are(data, message, tmp_path):
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(DamagedCheckpointError, match=message):
+        load(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "use", [load, read_metadata, lambda path: save(path, {})], ids=["load", "metadata", "save"]
+)
+def test_what_is_no_path(use):
+    with pytest.raises(ArgumentTypeError, match=r"`path` \(=3\) must be the path of a file"):
+        use(3)
 
 
 def test_a_header_too_long_to_be_one_is_not_read(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import pathlib
 import stat
 from typing import Any, overload
 
@@ -11,13 +10,20 @@ import numpy as np
 from jaxtyping import PyTree
 
 from ..._custom_types import Door
-from ..._errors import CheckpointError, CheckpointNotFoundError
+from ..._errors import CheckpointError, CheckpointNotFoundError, DamagedCheckpointError
 from ...checkpoint._storage import quoted, settled
-from ...tree._paths import flatten_with_paths
 from .._leaves import is_read_as, leaf_like
 from .._names import misfits
 from ._format import DTYPES, LONGEST_HEADER, Entry, Header, damaged, parsed
-from ._save import format_of
+from ._save import as_path, format_of, named_leaves
+
+# What is handed over instead, by its first bytes.
+_OTHERS = (
+    (b"PK", "a zip archive: `treadle.data.npz` reads .npz, and `torch.load` what PyTorch saved"),
+    (b"{", "JSON: of weights in several files it is the index, and each is loaded by itself"),
+    (b"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file itself"),
+    (b"<", "a page of the web, or other markup: fetch the file itself"),
+)
 
 
 @overload
@@ -28,7 +34,9 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]: ...
 def load(path: str | os.PathLike[str], like: PyTree, *, cast: bool = False) -> PyTree: ...
 
 
-def load(path: str | os.PathLike[str], like: Door[PyTree] = None, *, cast: bool = False) -> PyTree:
+def load(
+    path: Door[str | os.PathLike[str]], like: Door[PyTree] = None, *, cast: bool = False
+) -> PyTree:
     """Reads a safetensors file, of whoever wrote it.
 
     Args:
@@ -45,6 +53,7 @@ def load(path: str | os.PathLike[str], like: Door[PyTree] = None, *, cast: bool 
         tree of yours go through `treadle.interop.torch.from_torch`.
 
     Raises:
+        ArgumentTypeError: `path` is no path.
         CheckpointNotFoundError: There is no such file.
         DamagedCheckpointError: It is no safetensors file, or is damaged.
         CheckpointError: It does not fit `like`: every leaf that does not is told; or it cannot be
@@ -54,13 +63,13 @@ def load(path: str | os.PathLike[str], like: Door[PyTree] = None, *, cast: bool 
         >>> model = safetensors.load("model.safetensors", model)
         >>> weight = safetensors.load("theirs.safetensors")["encoder.weight"]
     """
-    file = str(pathlib.Path(path))
+    file = str(as_path(path))
     header, mapped, offset = _opened(file)
     if like is None:
         return {
             name: _view(mapped, offset, entry, name, file) for name, entry in header.entries.items()
         }
-    named, treedef = flatten_with_paths(like)
+    named, treedef = named_leaves(like)
     wanted = {}
     for name, leaf in named:
         form = format_of(name, leaf)
@@ -89,18 +98,19 @@ def load(path: str | os.PathLike[str], like: Door[PyTree] = None, *, cast: bool 
     return jax.tree.unflatten(treedef, settled(leaves))
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+def read_metadata(path: Door[str | os.PathLike[str]]) -> dict[str, str]:
     """What was given to `save` as `metadata`; of a file of others, what they wrote there.
 
     Args:
         path: The file.
 
     Raises:
+        ArgumentTypeError: `path` is no path.
         CheckpointNotFoundError: There is no such file.
         DamagedCheckpointError: It is no safetensors file, or is damaged.
         CheckpointError: It cannot be read.
     """
-    return _opened(str(pathlib.Path(path)))[0].metadata
+    return _opened(str(as_path(path)))[0].metadata
 
 
 def _told(form: tuple[str, tuple[int, ...]]) -> str:
@@ -131,6 +141,10 @@ def _opened(file: str) -> tuple[Header, Any, int]:
     length = int.from_bytes(mapped[:8], "little")
     left = state.st_size - 8
     if length > min(left, LONGEST_HEADER):
+        for begin, other in _OTHERS:
+            # The length in a file that is merely cut off ends in zeros.
+            if length >= 2**32 and mapped[: len(begin)] == begin:
+                raise DamagedCheckpointError(f"{file!r} is no safetensors file but {other}.")
         raise damaged(
             file,
             f"its first 8 bytes tell of a header of {length:,} bytes, and {left:,} follow"

@@ -7,6 +7,7 @@ import pathlib
 import secrets
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import PyTree
 
@@ -15,6 +16,7 @@ from ..._durable import make_folder, sync_folder
 from ..._errors import ArgumentTypeError, CheckpointError
 from ...checkpoint._storage import check_saveable, quoted, spec_of, to_storage
 from ...tree._paths import flatten_with_paths
+from ..torch._tensors import is_torchs
 from ._format import (
     LONGEST_HEADER,
     METADATA,
@@ -29,12 +31,32 @@ _PIECE = 1 << 24
 _TOLD = 8
 
 
+def named_leaves(tree: PyTree) -> tuple[list[tuple[str, Any]], Any]:
+    """The leaves by their names in a file, and the structure.
+
+    A name is a path. Those of a dictionary of leaves, as `load` and `treadle.tree.to_dict` make it,
+    are its own: it is saved as the tree is that it was made of.
+    """
+    named, treedef = flatten_with_paths(tree)
+    if type(tree) is dict and all(type(name) is str for name in tree):
+        there = {name: leaf for name, leaf in sorted(tree.items()) if leaf is not None}
+        if jax.tree_util.all_leaves(there.values()):
+            return list(there.items()), treedef
+    return named, treedef
+
+
 def format_of(path: str, leaf: Any) -> tuple[str, tuple[int, ...]] | None:
     """Dtype and shape of a leaf in a file; None for one that is not saved.
 
     Raises:
         CheckpointError: It is an array that no such file can hold.
     """
+    if is_torchs(leaf):
+        raise CheckpointError(
+            f"The leaf {quoted(path)} is a {type(leaf).__name__} of PyTorch's, and no array: give "
+            "`tensor.numpy(force=True)` for a tensor, and the `state_dict()` of a module. The "
+            "package itself writes tensors, `safetensors.torch.save_file`."
+        )
     spec = spec_of(path, leaf)
     if spec is None or spec.dtype.startswith("python "):
         return None
@@ -52,6 +74,19 @@ def _way(spec: Any) -> str:
     if spec.dtype.startswith(("<", ">")):
         return "give it the byte order of this machine, or make it numbers."
     return "cast it (`treadle.tree.cast`), or save the tree by `treadle.save`, which keeps it."
+
+
+def as_path(path: Any) -> pathlib.Path:
+    """The path of a file.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    if isinstance(path, (str, os.PathLike)):
+        return pathlib.Path(path)
+    raise ArgumentTypeError(
+        f"`path` (={path!r}) must be the path of a file, not of type {type(path).__name__}."
+    )
 
 
 def _formats(named: list[tuple[str, Any]]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -98,7 +133,7 @@ def _checked_metadata(metadata: Any) -> dict[str, str]:
 
 
 def save(
-    path: str | os.PathLike[str],
+    path: Door[str | os.PathLike[str]],
     tree: PyTree,
     *,
     metadata: Door[dict[str, str] | None] = None,
@@ -106,7 +141,8 @@ def save(
 ) -> None:
     """Saves a tree as one safetensors file, which PyTorch, Hugging Face and others read.
 
-    Each array stands there under its path, as `treadle.tree.to_dict` has them, in its own dtype.
+    Each array stands there under its path, as `treadle.tree.to_dict` has them, in its own dtype;
+    what `to_dict` gave, or any other dictionary of arrays, under its own names.
     Other leaves (functions, strings, Python's numbers) are settings, not weights: they are not
     saved, and come from the `like` of `load`.
 
@@ -121,15 +157,15 @@ def save(
 
     Raises:
         CheckpointError: There is something at `path`, it cannot be written, or leaves cannot be
-            saved: typed keys, `complex128`, 4-bit numbers, text.
-        ArgumentTypeError: `metadata` is not a dictionary of strings.
+            saved: typed keys, `complex128`, 4-bit numbers, text, PyTorch's tensors.
+        ArgumentTypeError: `path` is no path, or `metadata` is not a dictionary of strings.
 
     Example:
         >>> safetensors.save("model.safetensors", model, metadata={"width": "64"})
         >>> model = safetensors.load("model.safetensors", model)
     """
-    target = pathlib.Path(path)
-    named, _ = flatten_with_paths(tree)
+    target = as_path(path)
+    named, _ = named_leaves(tree)
     entries = laid_out(_formats(named))
     front = composed(Header(entries, _checked_metadata(metadata)))
     if len(front) - 8 > LONGEST_HEADER:

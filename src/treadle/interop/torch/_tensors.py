@@ -34,6 +34,12 @@ def is_tensor(value: Any) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
+def is_torchs(value: Any) -> bool:
+    """Whether a value is a tensor or a module of PyTorch's."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, (torch.Tensor, torch.nn.Module))
+
+
 def known(name: str, value: Any) -> Known:
     """Shape and dtype.
 
