@@ -24,12 +24,13 @@ def traceback_of(equation: Any) -> Any:
 
 def is_backward(equation: Any) -> bool:
     """Whether an equation was made for the backward pass."""
-    stack = str(equation.source_info.name_stack)
-    if "transpose(" in stack:
+    stack = equation.source_info.name_stack
+    if "transpose(" in str(stack):
         return True
-    # Older JAX names no transformations outside of named scopes.
-    return not stack and any(
-        frame.code.co_name.startswith("backward_pass") for frame in raw_frames(equation)
+    # Older JAX prints no transformations outside of named scopes.
+    return any(
+        type(each).__name__ == "Transform" and each.name == "transpose"
+        for each in getattr(stack, "stack", ())
     )
 
 
@@ -115,19 +116,23 @@ def is_nnx_jitted(fn: Any) -> bool:
     return wrapper is not None and isinstance(fn, wrapper)
 
 
+def _nnx_graph() -> Any:
+    module: Any = sys.modules["flax.nnx.transforms.compilation"]
+    # Its name in Flax 0.11 was another.
+    return module.graphlib if hasattr(module, "graphlib") else module.graph
+
+
 def nnx_arguments(
     fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of an `nnx.jit` as the function under its `jax.jit` gets them."""
-    graph = importlib.import_module("flax.nnx.graphlib")
-    with graph.update_context(fn):
+    with _nnx_graph().update_context(fn):
         return fn._get_pure_args_kwargs(args, kwargs)
 
 
 def nnx_trace(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Traces a function under `nnx.jit`."""
-    graph = importlib.import_module("flax.nnx.graphlib")
-    with graph.update_context(fn):
+    with _nnx_graph().update_context(fn):
         positional, named = fn._get_pure_args_kwargs(args, kwargs)
         return fn.jitted_fn.trace(*positional, **named)
 

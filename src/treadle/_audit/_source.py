@@ -56,13 +56,20 @@ def path_frames(path: Iterable[Any]) -> list[Frame]:
     before: list[Frame] = []
     for equation in path:
         own = frames(equation)
-        # In older JAX it does not stop there.
-        same = 0
-        while same < min(len(own), len(before)) and own[same] == before[same]:
-            same += 1
-        found += own[same:]
+        found += beyond(own, before)
         before = own
     return found
+
+
+def beyond(own: list[Frame], before: list[Frame]) -> list[Frame]:
+    """The calls of an equation without those of the one that encloses it.
+
+    In older JAX a traceback does not stop where an inner program begins.
+    """
+    same = 0
+    while same < min(len(own), len(before)) and own[same] == before[same]:
+        same += 1
+    return own[same:]
 
 
 def user_place(path: Sequence[Any]) -> Place | None:

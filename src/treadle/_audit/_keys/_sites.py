@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ..._jaxpr import ancestors
 from .._captures import takes_a_key
 from .._private import raw_frames
-from .._source import Frame, Place, frames, in_python_loop, path_frames
+from .._source import Frame, Place, beyond, frames, in_python_loop, path_frames
 from ._lineage import Loop, Path, Reuse, Use, equations_of
 
 _WRAPPERS = (
@@ -240,16 +240,17 @@ def use_label(use: Use) -> str:
     """What consumes a key, by the innermost function of `jax.random`."""
     if use.kind != "draw":
         return {"split": "split", "fold": "fold_in"}[use.kind]
-    start = max((at for at, stop in enumerate(use.path) if _is_users(stop.equation)), default=0)
+    start, before = 0, list[Frame]()
+    for at, stop in enumerate(use.path):
+        own = frames(stop.equation)
+        if any(frame.library is None for frame in beyond(own, before)):
+            start = at
+        before = own
     for stop in use.path[start:]:
         name = stop.equation.params.get("name")
         if isinstance(name, str) and name.startswith("_"):
             return name.lstrip("_")
     return "draw"
-
-
-def _is_users(equation: Any) -> bool:
-    return any(frame.library is None for frame in frames(equation))
 
 
 def _name(qualname: str) -> str:
