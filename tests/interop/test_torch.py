@@ -206,6 +206,10 @@ TABLES = {
         {"all": (5, 4, 2), "w": (2, 3)},
         {"all": Split(Transposed("cube", (2, 0, 1)), Transposed("b", (2, 0, 1)))},
     ),
+    "flipped": (
+        {"w": (2, 3), "b": (2,), "cube": (4, 3, 2)},
+        {"cube": Transposed("cube", flipped=(1, -1)), "w": Transposed("w", (0, 1), flipped=(0,))},
+    ),
     "split and transposed": (
         {"all": (4, 2), "cube": (2, 3, 4)},
         {"all": Split(Transposed("w"), Transposed("b"))},
@@ -252,6 +256,56 @@ def test_the_axes_are_those_of_transpose():
     table = {"conv.kernel": Transposed("w", (2, 0, 1))}
     found = from_torch({"w": jnp.zeros((4, 2, 3))}, {"conv.kernel": array}, table)
     np.testing.assert_array_equal(found["w"], array.transpose(2, 0, 1))
+
+
+def test_the_axes_that_are_flipped_are_ours():
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    table = {"w": Transposed("w", (1, 0), flipped=(0,))}
+    found = from_torch({"w": jnp.zeros((3, 2))}, {"w": array}, table)
+    np.testing.assert_array_equal(found["w"], array.T[::-1])
+
+
+def upsample(x, weight, bias, stride, padding):
+    """PyTorch's transposed convolution along one axis, as its manual has it."""
+    size = (x.shape[1] - 1) * stride + weight.shape[2]
+    out = np.zeros((weight.shape[1], size), np.float32)
+    for at in range(x.shape[1]):
+        out[:, at * stride : at * stride + weight.shape[2]] += np.einsum(
+            "i,iok->ok", x[:, at], weight
+        )
+    return out[:, padding : size - padding] + bias[:, None]
+
+
+def test_a_kernel_of_a_transposed_convolution_is_not_taken_as_it_lies():
+    # As many channels go in as come out: the shapes tell nothing.
+    theirs = {"up.weight": drawn("up.weight", (2, 2, 4)), "up.bias": drawn("up.bias", (2,))}
+    model = {"up": eqx.nn.ConvTranspose1d(2, 2, 4, stride=2, padding=1, key=jax.random.key(0))}
+    with pytest.raises(TreeError, match=r"unlike .*, which PyTorch has mirrored") as told:
+        from_torch(model, theirs)
+    assert "`Transposed('up/weight', (1, 0, 2), flipped=(2,))`" in str(told.value)
+    table = {"up.weight": Transposed("up/weight", (1, 0, 2), flipped=(2,))}
+    x = drawn("x", (2, 5))
+    ours = from_torch(model, theirs, table)["up"](jnp.asarray(x))
+    wanted = upsample(x, *theirs.values(), stride=2, padding=1)
+    np.testing.assert_allclose(ours, wanted, atol=1e-6)
+    assert_same(to_torch(from_torch(model, theirs, table), theirs, table), theirs)
+    # One that lies as ours does may be said to.
+    table = {"up.weight": Transposed("up/weight", (0, 1, 2))}
+    kept = from_torch(model, theirs, table)["up"].weight
+    np.testing.assert_array_equal(kept, theirs["up.weight"])
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_transposed_convolutions_give_what_pytorchs_give(groups):
+    torch = pytest.importorskip("torch")
+    options = {"stride": (2, 3), "padding": (1, 0), "output_padding": (1, 0), "groups": groups}
+    module = torch.nn.ConvTranspose2d(4, 4, (3, 2), **options)
+    model = eqx.nn.ConvTranspose2d(4, 4, (3, 2), **options, key=jax.random.key(0))
+    table = {"weight": Transposed("weight", (1, 0, 2, 3), flipped=(2, 3))}
+    model = from_torch(model, module.state_dict(), table)
+    x = drawn("x", (4, 5, 6))
+    theirs = module(torch.from_numpy(x)[None])[0].detach().numpy()
+    np.testing.assert_allclose(model(jnp.asarray(x)), theirs, atol=1e-5)
 
 
 def test_the_encoder_there_and_back_through_a_file(tmp_path):
@@ -544,6 +598,17 @@ def test_the_first_glob_counts():
             r"2 axes, not .*\(=\(0,\)\)",
         ),
         (
+            {"0.weight": Transposed("layers/0/weight", (0, 1), flipped=(2,))},
+            TreeError,
+            r"whose axes are not those of `flipped` \(=\(2,\)\)",
+        ),
+        (
+            {"0.weight": Transposed("layers/0/weight", (0, 1), flipped=(1, -1))},
+            TreeError,
+            "not those of `flipped`",
+        ),
+        ({"0.weight": Transposed("a", 1)}, ArgumentTypeError, "must be tuples of whole numbers"),  # pyright: ignore[reportArgumentType]
+        (
             {"0.weight": Split("layers/0/weight", "layers/1/weight", axis=2)},
             TreeError,
             "no `axis` 2",
@@ -574,6 +639,32 @@ def test_what_is_no_state_dict(theirs, message):
     for cast in (False, True):
         with pytest.raises(treadle.TreadleError, match=message):
             from_torch({"w": jnp.zeros(2)}, theirs, cast=cast)
+
+
+@pytest.mark.parametrize("model", ["module", "class"])
+def test_what_is_no_model(model):
+    if model == "class":
+        wrong = eqx.nn.Linear
+    else:
+        wrong = pytest.importorskip("torch").nn.Linear(2, 3)
+    for use in (from_torch, to_torch):
+        with pytest.raises(ArgumentTypeError, match=r"`model` is the .* Linear: give the"):
+            use(wrong, {"weight": np.zeros((3, 2), np.float32)})
+
+
+def test_a_word_in_front_of_every_name_is_seen():
+    theirs = {f"module.{name}": array for name, array in state_dict_of(MLP_SHAPES).items()}
+    table = {f"module.{name}": path for name, path in MLP_TABLE.items()}
+    model = from_torch(make_mlp(), theirs, table)
+    theirs = {f"module/{name}": array for name, array in treadle.tree.to_dict(model).items()}
+    theirs = {name: array for name, array in theirs.items() if eqx.is_array(array)}
+    with pytest.raises(TreeError, match=r"`\{'module\.\*\*': '\*\*'\}` takes 'module' off") as told:
+        from_torch(make_mlp(), {name.replace("/", "."): a for name, a in theirs.items()})
+    assert str(told.value).count("off the names") == 1
+    again = from_torch(
+        make_mlp(), {name.replace("/", "."): a for name, a in theirs.items()}, {"module.**": "**"}
+    )
+    assert_same(again, model)
 
 
 def test_numbers_of_another_precision_only_when_asked():

@@ -1,7 +1,8 @@
 """`from_torch` and `to_torch`: a model and a state dict, by one table of names."""
 
+import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, overload
 
 import equinox as eqx
@@ -15,10 +16,11 @@ from ...checkpoint._storage import settled
 from ...tree._match import some
 from ...tree._paths import flatten_with_paths
 from .._leaves import holds_numbers, leaf_like
+from ._mirrored import mirrored_of
 from ._plan import Plan, joined, pieces_of, planned
 from ._statistics import Place, counted, counts_of, is_statistic, places_of
 from ._table import Rename, Route, routes_of
-from ._tensors import known, numbers_of, same_bits, value_like
+from ._tensors import is_torchs, known, numbers_of, same_bits, value_like
 
 _log = logging.getLogger("treadle")
 
@@ -120,7 +122,7 @@ def from_torch(
             numbers_of(one, state_dict[one]), numbers_of(two, state_dict[two])
         ),
     )
-    _require_fit(plan, _way_out(plan, model_state is None), strict)
+    _require_fit(plan, _way_out(plan, arrays, model_state is None), strict)
     filled = {}
     for name, route in plan.routes.items():
         pieces = pieces_of(numbers_of(name, state_dict[name]), route, arrays)
@@ -175,7 +177,7 @@ def to_torch(
     arrays = ours.arrays()
     # What `state_dict` holds is replaced: it need not be the same.
     plan = _planned(model, arrays, state_dict, rename, cast, tied=lambda one, two: True)
-    _require_fit(plan, _way_out(plan, model_state is None), strict)
+    _require_fit(plan, _way_out(plan, arrays, model_state is None), strict)
     result = dict(state_dict)
     for name, route in plan.routes.items():
         like = known(name, state_dict[name])
@@ -188,6 +190,13 @@ def to_torch(
 
 
 def _ours(model: PyTree, model_state: Any) -> _Ours:
+    if is_torchs(model) or inspect.isclass(model):
+        kind = "class" if inspect.isclass(model) else "module of PyTorch's,"
+        name = getattr(model, "__name__", type(model).__name__)
+        raise ArgumentTypeError(
+            f"`model` is the {kind} {name}: give the Equinox model, with what PyTorch's "
+            "`module.state_dict()` has behind it, `from_torch(model, module.state_dict())`."
+        )
     named, treedef = flatten_with_paths(model)
     places = [] if model_state is None else places_of(model, model_state)
     return _Ours(named, treedef, places, *jax.tree.flatten(model_state))
@@ -212,11 +221,15 @@ def _planned(
     for name, route in routes.items():
         if any(part.path in counts for part in route.parts):
             routes[name] = Route((), 0)
-    return planned(theirs, arrays, routes, cast, tied)
+    return planned(theirs, arrays, routes, cast, tied, mirrored_of(model))
 
 
-def _way_out(plan: Plan, stateless: bool) -> str:
+def _way_out(plan: Plan, arrays: Collection[str], stateless: bool) -> str:
     ways = ["Say in `rename` where each goes; None leaves one out."]
+    # Wrappers put a word in front of every name: "module", "model", "_orig_mod".
+    cut = [path.partition("/") for path in plan.unexpected]
+    for word in sorted({word for word, _, rest in cut if rest in arrays}):
+        ways.append(f"`{{'{word}.**': '**'}}` takes {word!r} off the names.")
     if stateless and any(map(is_statistic, plan.unexpected)):
         ways.append(
             "The statistics of batch norms go into a state beside the model: hand over "

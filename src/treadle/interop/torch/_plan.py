@@ -39,6 +39,7 @@ def planned(
     routes: Mapping[str, Route],
     cast: bool,
     tied: Callable[[str, str], bool],
+    mirrored: Collection[str] = (),
 ) -> Plan:
     """What goes where.
 
@@ -48,6 +49,7 @@ def planned(
         routes: Where the names of theirs go.
         cast: Whether numbers of another precision fit.
         tied: Whether two arrays of theirs that go to one of ours are the same.
+        mirrored: Arrays of ours that are none of theirs unless the table says how they lie.
     """
     givers: dict[str, list[str]] = {}
     for name, route in routes.items():
@@ -84,7 +86,7 @@ def planned(
                 "which differs"
             )
         elif name not in strays:
-            wrong = _unlike(theirs[name], route, ours, cast)
+            wrong = _plain_kernel(route, ours, mirrored) or _unlike(theirs[name], route, ours, cast)
             if wrong is None:
                 good[name] = route
             else:
@@ -128,6 +130,20 @@ def _axes(part: Part, ndim: int) -> tuple[int, ...]:
     return part.axes or tuple(range(ndim))
 
 
+def _plain_kernel(route: Route, ours: Mapping[str, Any], mirrored: Collection[str]) -> str | None:
+    """Why a kernel is not taken as it lies; None if it is none, or the table says how."""
+    for part in route.parts:
+        if part.path in mirrored and part.axes == ():
+            same = tuple(range(len(ours[part.path].shape)))
+            turned = f"({part.path!r}, {(1, 0, *same[2:])}, flipped={same[2:]})"
+            return (
+                f"`{part.path}` {form_of(ours[part.path])}, the kernel of a transposed "
+                f"convolution, which PyTorch has mirrored: `Transposed{turned}`, or "
+                f"`Transposed({part.path!r}, {same})` for one that lies as ours does"
+            )
+    return None
+
+
 def _unlike(theirs: Known, route: Route, ours: Mapping[str, Any], cast: bool) -> str | None:
     """Why an array does not fit where it goes; None if it does."""
     ndim = len(theirs.shape)
@@ -135,6 +151,11 @@ def _unlike(theirs: Known, route: Route, ours: Mapping[str, Any], cast: bool) ->
         leaf, told = ours[part.path], f"`{part.path}` {form_of(ours[part.path])}"
         if sorted(_axes(part, ndim)) != list(range(ndim)):
             return f"{told}, and it has {ndim} axes, not those of `axes` (={part.axes})"
+        axes = [axis % max(1, len(leaf.shape)) for axis in part.flipped]
+        if len(set(axes)) < len(axes) or any(
+            not -len(leaf.shape) <= axis < len(leaf.shape) for axis in part.flipped
+        ):
+            return f"{told}, whose axes are not those of `flipped` (={part.flipped})"
         if not is_read_as(theirs.dtype, np.dtype(leaf.dtype), cast):
             return told
     if not route.parts:
@@ -187,14 +208,23 @@ def pieces_of(array: np.ndarray, route: Route, ours: Mapping[str, Any]) -> list[
         axis = route.axis % array.ndim
         sizes = [_turned_back(ours[part.path].shape, part)[axis] for part in route.parts]
         whole = np.split(array, np.cumsum(sizes)[:-1], axis=axis)
-    return [
-        np.array(piece.transpose(_axes(part, array.ndim)), order="C").reshape(ours[part.path].shape)
+    pieces = [
+        piece.transpose(_axes(part, array.ndim)).reshape(ours[part.path].shape)
         for piece, part in zip(whole, route.parts, strict=True)
+    ]
+    return [
+        np.array(np.flip(piece, part.flipped), order="C")
+        for piece, part in zip(pieces, route.parts, strict=True)
     ]
 
 
 def joined(arrays: Sequence[np.ndarray], route: Route, shape: tuple[int, ...]) -> np.ndarray:
     """The array of theirs that those of ours are; the inverse of `pieces_of`."""
+    # NumPy flips an array without axes into a number that is no array.
+    arrays = [
+        np.asarray(np.flip(array, part.flipped))
+        for array, part in zip(arrays, route.parts, strict=True)
+    ]
     if len(arrays) == 1:  # It may differ in axes of length 1.
         (array,), (part,) = arrays, route.parts
         array = array.reshape(_permuted(shape, part))

@@ -20,13 +20,18 @@ class Transposed:
         path: The place, as a string in the table.
         axes: Which of their axes each of ours is, as in `numpy.transpose`; by default they are
             reversed.
+        flipped: The axes of ours along which the numbers come from the last to the first.
 
     Example:
-        >>> rename = {"fc.weight": Transposed("readout/kernel")}
+        >>> rename = {
+        ...     "fc.weight": Transposed("readout/kernel"),
+        ...     "up.weight": Transposed("up/weight", (1, 0, 2, 3), flipped=(2, 3)),
+        ... }
     """
 
     path: str
-    axes: tuple[int, ...] | None = None
+    axes: Door[tuple[int, ...] | None] = None
+    flipped: Door[tuple[int, ...]] = ()
 
 
 @dataclasses.dataclass(frozen=True, init=False)
@@ -60,10 +65,12 @@ class Part(NamedTuple):
     Attributes:
         path: Where.
         axes: How it is transposed: `()` for not at all, None for reversed.
+        flipped: The axes of ours that run the other way.
     """
 
     path: str
     axes: tuple[int, ...] | None
+    flipped: tuple[int, ...] = ()
 
 
 class Route(NamedTuple):
@@ -136,7 +143,8 @@ def _route(path: str, rule: _Rule | None) -> Route:
     if rule is None:
         return Route((Part(path, ()),), 0)
     parts = [
-        Part(str(applied(rule.glob, part.path.split("/"), path)), part.axes) for part in rule.parts
+        part._replace(path=str(applied(rule.glob, part.path.split("/"), path)))
+        for part in rule.parts
     ]
     return Route(tuple(parts), rule.axis)
 
@@ -162,10 +170,19 @@ def _rule(key: Any, target: Any) -> _Rule:
     inside = () if target is None else target.parts if isinstance(target, Split) else (target,)
     parts = []
     for each in inside:
-        part = Part(each.path, each.axes) if isinstance(each, Transposed) else Part(each, ())
+        turned = isinstance(each, Transposed)
+        part = Part(each.path, each.axes, each.flipped) if turned else Part(each, ())
         if not isinstance(part.path, str):
             raise ArgumentTypeError(
                 f"`rename` has {key!r}: {target!r}, with a place {part.path!r}."
+            )
+        numbers = [() if part.axes is None else part.axes, part.flipped]
+        if not all(
+            isinstance(each, tuple) and all(type(n) is int for n in each) for each in numbers
+        ):
+            raise ArgumentTypeError(
+                f"`rename` has {key!r}: {target!r}, and `axes` and `flipped` must be tuples of "
+                "whole numbers."
             )
         if signs(glob) != signs(part.path):
             raise ArgumentValueError(
