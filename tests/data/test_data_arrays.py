@@ -170,6 +170,9 @@ def test_iterators_of_the_same_batches_do_not_meet():
         ({"tree": {"a": 3.0}}, TypeError, r"a leaf `a` of type float.*np\.asarray"),
         ({"tree": [[1, 2], [3, 4]]}, TypeError, r"a leaf `0/0` of type int"),
         ({"tree": (np.ma.zeros(6),)}, TypeError, r"a leaf `0` of type MaskedArray"),
+        ({"tree": {"a": np.zeros(6, ">f4")}}, TypeError, r"`a` of .*, .*`x\.astype\('<f4'\)`"),
+        ({"tree": np.zeros(6, "V2")}, TypeError, r"dtype\('V2'\), .*`x\.view\(jnp\.bfloat16\)`"),
+        ({"tree": np.zeros(6, [("a", "f4")])}, TypeError, r"its fields are arrays of their own"),
         ({"tree": {"a": np.zeros(6), "b": jnp.float32(1)}}, ValueError, r"a leaf `b` without axes"),
         (
             {"tree": {"x": np.zeros((6, 2)), "y": np.zeros(5), "z": jnp.zeros(6)}},

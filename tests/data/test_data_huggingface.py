@@ -132,6 +132,19 @@ def test_other_arguments_that_cannot_be_used_are_told():
         treadle.data.huggingface(table().select([]), 2, key=None, shuffle=False)
 
 
+def test_a_transform_is_not_passed_over():
+    doubled = table().with_transform(lambda rows: {"x": [2 * x for x in rows["x"]]})
+    with pytest.raises(TreadleError, match=r"`dataset` has a transform .*`dataset\.map\(\.\.\.\)`"):
+        treadle.data.huggingface(doubled, 2, key=None, shuffle=False)
+
+
+def test_examples_of_a_stream_that_differ_in_type_are_told():
+    stream = datasets.IterableDataset.from_generator(lambda: iter([{"x": 1}, {"x": 2.5}]))
+    batches = treadle.data.huggingface(stream, 2, key=None, shuffle=False)
+    with pytest.raises(TreadleError, match=r"no table together .*its `features`"):
+        next(iter(batches))
+
+
 def test_a_stream_without_batches_is_told_and_not_read_for_ever():
     empty = table().to_iterable_dataset().filter(lambda row: False)
     batches = treadle.data.huggingface(empty, 2, key=None, shuffle=False)
@@ -144,11 +157,24 @@ def test_a_stream_without_batches_is_told_and_not_read_for_ever():
     [
         (3, r"`state` \(=3\) is not a position of a stream"),
         ({"version": 2, "epoch": 0, "batch": 0, "stream": {}}, r"is of version 2"),
+        ({"version": 1, "epoch": None, "batch": 0, "stream": {}}, r"is not a position of a stream"),
     ],
 )
 def test_what_is_no_position_of_a_stream_is_told(state, message):
     with pytest.raises(TreadleError, match=message):
         iter(stream()).set_state(state)
+
+
+def test_a_position_behind_the_last_epoch_is_told():
+    streamed = table().to_iterable_dataset()
+    long, short = (
+        iter(treadle.data.huggingface(streamed, 22, key=None, shuffle=False, epochs=epochs))
+        for epochs in (3, 1)
+    )
+    for _ in range(3):
+        next(long)
+    with pytest.raises(TreadleError, match=r"in epoch 2, behind batch 1 of it, .*`epochs`=1"):
+        short.set_state(long.get_state())
 
 
 def test_what_fit_does_not_cut_by_itself_leads_here():

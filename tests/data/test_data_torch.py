@@ -239,12 +239,16 @@ def test_a_loader_that_gives_nothing_is_told():
         (None, r"`state` \(=None\) is not a position of `treadle\.data\.torch`"),
         ({"epoch": 0}, r"must be what `get_state` returned, a dictionary of version, epoch"),
         ({"version": 2}, r"is of version 2, and this treadle reads version 1"),
+        ({"epoch": "0"}, r"is not a position of `treadle\.data\.torch`"),
+        ({"batch": -1}, r"is not a position of `treadle\.data\.torch`"),
+        ({"epoch": 3}, r"in epoch 3, behind batch 0 of it, and there are `epochs`=2: give as many"),
+        ({"epoch": 2, "batch": 1}, r"in epoch 2, behind batch 1 of it, and there are `epochs`=2"),
         ({"seeds": [1, 2]}, r"the seeds of 2 generators, and this loader draws from 1"),
     ],
 )
 def test_what_is_no_position_is_told(state, message):
-    iterator = iter(treadle.data.torch(plain()))
-    if state is not None and "epoch" not in state:
+    iterator = iter(treadle.data.torch(plain(), epochs=2))
+    if state is not None and state != {"epoch": 0}:
         state = {**iterator.get_state(), **state}
     with pytest.raises(TreadleError, match=message):
         iterator.set_state(state)
@@ -271,6 +275,41 @@ def test_forked_workers_are_warned_of(caplog):
     (record,) = caplog.records
     assert "forks its 2 workers" in record.message
     assert "forkserver" in record.message
+
+
+class Kept(DataLoader):
+    """Draws as a loader that keeps its workers, without any."""
+
+    def __init__(self, **options):
+        super().__init__(rows(), batch_size=BATCH, shuffle=True, **options)
+        vars(self)["persistent_workers"] = True  # It may not be set, and needs workers.
+        self._iterator = None
+
+    def __iter__(self):
+        if self._iterator is None:  # The seed of its workers.
+            torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+            self._iterator = self
+        return (next(iter(parts)) for parts in map(self._fetched, self.batch_sampler))
+
+    def _fetched(self, indices):
+        yield self.collate_fn([self.dataset[index] for index in indices])
+
+
+def test_the_order_of_a_loader_that_keeps_its_workers_is_that_of_the_epoch():
+    def make():
+        return treadle.data.torch(Kept(generator=torch.Generator().manual_seed(5)))
+
+    check_positions(make, cuts=(3, 7, 13), count=15)
+    batches = make()
+    first, second = ([next(iterator)[0] for _ in range(4)] for iterator in map(iter, [batches] * 2))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.slow
+def test_a_loader_that_keeps_its_workers_resumes_exactly():
+    options = {"num_workers": 1, "multiprocessing_context": "forkserver"}
+    make = lambda: treadle.data.torch(plain(**options, persistent_workers=True))
+    check_positions(make, cuts=(8,), count=10)
 
 
 @pytest.mark.slow

@@ -39,7 +39,20 @@ class _TableRows:
 
 
 def _stream_of(stream: Any, batch_size: int, drop_remainder: bool) -> Iterator[Batch]:
-    for table in stream.iter(batch_size, drop_last_batch=drop_remainder):
+    from pyarrow import ArrowInvalid
+
+    tables = stream.iter(batch_size, drop_last_batch=drop_remainder)
+    while True:
+        try:
+            table = next(tables, None)
+        except ArrowInvalid as error:
+            told = " ".join(str(error).split())
+            raise DataError(
+                f"`dataset` gives examples that make no table together ({told}): give them one "
+                "type, or give the data set its `features`."
+            ) from error
+        if table is None:
+            return
         yield columns_of(table, _SOURCE)
 
 
@@ -73,7 +86,8 @@ def huggingface(
 
     Raises:
         ArgumentTypeError: If `dataset` is no data set, or an argument is of the wrong type.
-        ArgumentValueError: If `dataset` has several splits, or a size is not positive.
+        ArgumentValueError: If `dataset` has several splits or a transform, or a size is not
+            positive.
         DataError: If it is empty, or, when batches are made, if a column has missing values, lists
             of several lengths, or no numbers.
 
@@ -96,6 +110,13 @@ def huggingface(
         raise ArgumentTypeError(
             f"`dataset` is of type {type(dataset).__name__}, not a `datasets.Dataset`: arrays go "
             "to `treadle.data.arrays`, and any iterable of batches to `fit` itself."
+        )
+    if getattr(dataset, "format", {}).get("type") == "custom":
+        raise ArgumentValueError(
+            "`dataset` has a transform (`with_transform`, `set_transform`), which makes Python's "
+            "objects of rows, and batches are read from its tables: put it there by "
+            "`dataset.map(...)`, or let Grain apply it to each example, "
+            "`grain.MapDataset.source(dataset)`."
         )
     if package is not None and isinstance(dataset, package.IterableDataset):
         if shuffle:

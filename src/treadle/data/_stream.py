@@ -6,6 +6,7 @@ from typing import Any
 
 from .._custom_types import Batch
 from .._errors import DataError
+from ._position import check_position
 
 _VERSION = 1
 
@@ -84,18 +85,14 @@ class StreamIterator:
             state: What `get_state` returned.
 
         Raises:
-            DataError: If it is not a position of a stream. The iterator stays where it is.
+            DataError: If it is not a position of a stream, or lies behind `epochs`. The
+                iterator stays where it is.
         """
-        names = ("epoch", "batch", "stream")
-        if not isinstance(state, dict) or not all(name in state for name in names):
-            raise DataError(
-                f"`state` (={state!r}) is not a position of a stream: it must be what `get_state` "
-                f"returned, a dictionary of {', '.join(names)}."
-            )
-        if state.get("version") != _VERSION:
-            raise DataError(
-                f"`state` is of version {state.get('version')}, and this treadle reads version "
-                f"{_VERSION}: continue with the treadle that wrote it, or start at the beginning "
-                "of the data."
-            )
+        check_position(
+            state,
+            ("epoch", "batch", "stream"),
+            of="a stream",
+            version=_VERSION,
+            epochs=self._of.epochs,
+        )
         self._go_to(state["epoch"], state["stream"], state["batch"])

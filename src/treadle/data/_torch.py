@@ -10,6 +10,7 @@ import numpy as np
 from .._checks import whole_number
 from .._custom_types import Batch, Door
 from .._errors import ArgumentTypeError, DataError
+from ._position import check_position
 from ._tensors import as_batch, decode_tensors, encode_tensors
 
 _log = logging.getLogger("treadle")
@@ -51,7 +52,19 @@ class TorchBatches:
                 set_epoch(epoch)
         if within is not None:
             self._loader.load_state_dict(within)
+        self._draw_as_new()
         return iter(self._loader)
+
+    def _draw_as_new(self) -> None:
+        """Draws what a loader that keeps its workers draws only once: the seed of new ones.
+
+        It comes before the order, which would else depend on whether there were workers already.
+        """
+        kept = getattr(self._loader, "persistent_workers", False)
+        if kept and getattr(self._loader, "_iterator", None) is not None:
+            import torch  # pyright: ignore[reportMissingImports]
+
+            torch.empty((), dtype=torch.int64).random_(generator=self._loader.generator)
 
 
 def _parts(loader: Any) -> list[Any]:
@@ -166,20 +179,16 @@ class TorchIterator:
             state: What `get_state` returned.
 
         Raises:
-            DataError: If it is not a position of such a loader. The iterator stays where it is.
+            DataError: If it is not a position of such a loader, or lies behind `epochs`. The
+                iterator stays where it is.
         """
-        names = ("version", "epoch", "batch", "seeds", "loader")
-        if not isinstance(state, dict) or not all(name in state for name in names):
-            raise DataError(
-                f"`state` (={state!r}) is not a position of `treadle.data.torch`: it must be what "
-                f"`get_state` returned, a dictionary of {', '.join(names)}."
-            )
-        if state["version"] != _VERSION:
-            raise DataError(
-                f"`state` is of version {state['version']}, and this treadle reads version "
-                f"{_VERSION}: continue with the treadle that wrote it, or start at the beginning "
-                "of the data."
-            )
+        check_position(
+            state,
+            ("epoch", "batch", "seeds", "loader"),
+            of="`treadle.data.torch`",
+            version=_VERSION,
+            epochs=self._of.epochs,
+        )
         count, here = len(state["seeds"]), len(self._of._generators)
         if count != here:
             raise DataError(
