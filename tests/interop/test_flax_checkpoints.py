@@ -181,6 +181,10 @@ def test_what_does_not_fit_is_told_at_once(tmp_path):
 
 
 def test_what_is_not_there_or_no_checkpoint_is_told(tmp_path, monkeypatch):
+    with pytest.raises(ArgumentTypeError, match=r"`path` \(=None\) must be the path of a file, no"):
+        read_checkpoint(None)
+    with pytest.raises(ArgumentTypeError, match=r"`step` \(='3'\) must be"):
+        read_checkpoint(tmp_path, step="3")
     with pytest.raises(CheckpointNotFoundError, match="There is nothing at `path` "):
         read_checkpoint(tmp_path / "none")
     (tmp_path / "empty").mkdir()

@@ -553,9 +553,13 @@ def test_variables_that_do_not_fit_are_told():
         from_linen(MLP(), initial(MLP()))(X[:, :5])
     with pytest.raises(TreeError, match="lack the collection 'params': they have 'Dense_0', 'Dens"):
         from_linen(MLP(), initial(MLP())["params"])
+    with pytest.raises(TreeError, match=r"have 'params' inside of them, .* `module\.init` retur"):
+        from_linen(MLP(), {"params": initial(MLP())})
     with pytest.raises(TreeError, match=r"'batch_stats', which `mutable` \(=\(\)\) does not name"):
         from_linen(Normed(), variables, mutable=())
-    with pytest.raises(ArgumentTypeError, match="`variables` have a str at 'params/a'"):
+    with pytest.raises(
+        ArgumentTypeError, match=r"a str at 'params/a', which is no array: `module\.init` and"
+    ):
         from_linen(MLP(), {"params": {"a": "b"}})
     with pytest.raises(ArgumentTypeError, match="`variables` is a list"):
         from_linen(MLP(), [])
@@ -566,10 +570,19 @@ def test_arguments_of_the_wrong_type_are_told():
         from_linen(MLP, initial(MLP()))
     with pytest.raises(ArgumentTypeError, match=r"`module` is a function, no `flax\.linen\.M"):
         from_linen(whole_loss, initial(MLP()))
-    for name in ("rngs", "mutable"):
-        with pytest.raises(ArgumentTypeError, match=rf"`{name}` \(='dropout'\) must be a tuple"):
-            from_linen(MLP(), initial(MLP()), **{name: "dropout"})
+    for name, such in (("rngs", "dropout"), ("mutable", "batch_stats")):
+        told = rf"`{name}` \(='a'\) must be a tuple of names, such as \('{such}',\)"
+        with pytest.raises(ArgumentTypeError, match=told):
+            from_linen(MLP(), initial(MLP()), **{name: "a"})
+    with pytest.raises(
+        ArgumentTypeError, match="and got a key for `train`: hand a key over by its"
+    ):
+        from_linen(MLP(), initial(MLP()))(X, jax.random.key(0))
     model, state = from_linen(Normed(), initial(Normed()))
+    _, other = from_linen(Normed(), {"params": {}, "cache": {}}, mutable=("cache",))
+    for use in (model, lambda _, state: to_linen(model, state)):
+        with pytest.raises(TreeError, match="`model_state` has no 'batch_stats': it is the stat"):
+            use(X, other)
     with pytest.raises(ArgumentTypeError, match="`model_state` is a ndarray: a model whose call"):
         model(X, X)
     with pytest.raises(ArgumentTypeError, match="NoneType, and this model keeps variables"):

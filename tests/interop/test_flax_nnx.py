@@ -324,7 +324,48 @@ def test_calls_that_make_variables_are_refused():
     assert_same(to_nnx(model, state).last[...], jnp.ones(6))
 
 
+def test_what_a_call_writes_into_a_parameter_is_not_kept():
+    class Halves(nnx.Module):
+        def __init__(self):
+            self.w = nnx.Param(jnp.ones(()))
+
+        def __call__(self, x):
+            self.w[...] = self.w[...] / 2
+            return self.w[...] * x
+
+    model = from_nnx(Halves())
+    for _ in range(2):
+        assert_same(model(X), jnp.asarray(X / 2))
+    assert_same(to_nnx(model).w[...], jnp.ones(()))
+
+
+def test_attributes_that_a_call_changes_are_told():
+    class Counts(nnx.Module):
+        def __init__(self, calls):
+            self.calls = calls
+            self.training, self.size = True, None
+
+        def __call__(self, x, resize=False):
+            self.calls += 1
+            self.shape = x.shape  # Made anew by each call.
+            self.size = len(x) if resize else self.size
+            return x * self.calls
+
+    with pytest.raises(TreeError, match=r"Counts changed its attribute 'calls' from 0 to 1, .*nn"):
+        from_nnx(Counts(0))(X)
+    # An array is kept, with a variable around it and without.
+    model, state = from_nnx(Counts(jnp.zeros(())))
+    for calls in (1, 2):
+        out, state = model(X, state)
+        assert_same(out, jnp.asarray(X * calls))
+    with pytest.raises(TreeError, match="its attribute 'size' from None to 16, which would be los"):
+        model(X, state, resize=True)
+
+
 def test_arguments_of_the_wrong_type_are_told():
+    shapes = nnx.eval_shape(net)
+    with pytest.raises(ArgumentTypeError, match="`module` has a shape at 'first/bias', and no arr"):
+        from_nnx(shapes)
     for wrong, what in ((Net, "the class Net"), (one_loss, "a function")):
         with pytest.raises(ArgumentTypeError, match=f"`module` is {what}, no instance of"):
             from_nnx(wrong)

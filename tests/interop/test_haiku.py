@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers import assert_close, assert_same
@@ -129,13 +130,15 @@ def test_parameters_are_leaves_under_haiku_s_names():
     assert "model_state/state/batch_norm/mean_ema/average" in names
 
 
-def test_names_that_would_be_one_stay_as_they_are():
+def test_names_that_would_be_one_say_more():
     params = {"a/~/b": {"w": jnp.ones(2)}, "a/b": {"w": jnp.zeros(2)}, "c": {}}
     model = from_haiku(mlp, params)
-    assert treadle.tree.paths(model)[:2] == ["params/a~1b/w", "params/a~1~0~1b/w"]
+    assert treadle.tree.paths(model)[:2] == ["params/a/b/w", "params/a/~0/b/w"]
     assert_same(to_haiku(model)[0], params)
     inside = {"a": {"b": jnp.ones(2)}, "a/b": {"w": jnp.zeros(2)}}
-    assert_same(to_haiku(from_haiku(mlp, inside))[0], inside)
+    model = from_haiku(mlp, inside)
+    assert treadle.tree.paths(model)[:2] == ["params/a/b", "params/a~1b/w"]
+    assert_same(to_haiku(model)[0], inside)
 
 
 @pytest.mark.optimised
@@ -198,6 +201,8 @@ def test_draws_are_those_of_apply_with_the_same_key():
     assert_same(calm(X), dropping.apply(params, None, X, False))
     with pytest.raises(ArgumentValueError, match="function draws random numbers and got no key"):
         model(X)
+    with pytest.raises(ArgumentValueError, match=r"`hk\.without_apply_rng` hands it no key: give"):
+        from_haiku(hk.without_apply_rng(dropping), params)(X, key=key)
     # Without the key in `apply`, there is none to hand on.
     plain = from_haiku(hk.without_apply_rng(mlp), initial(mlp))
     assert_same(plain(X, key=key), mlp.apply(initial(mlp), None, X))
@@ -269,7 +274,15 @@ def test_arguments_that_do_not_fit_are_told(monkeypatch):
         from_haiku(mlp, params, hk_state)
     with pytest.raises(ArgumentTypeError, match=r"`params` is no dictionary of dictionaries \(=\["):
         from_haiku(mlp, [1])
-    with pytest.raises(ArgumentTypeError, match=r"`state\['a'\]\['b'\]` is a str, no array"):
+    several = hk.multi_transform(lambda: (mlp_of := hk.nets.MLP([8, 3]), (mlp_of, hk.Linear(2))))
+    with pytest.raises(ArgumentTypeError, match=r"a MultiTransformed: .* `hk\.Transformed\(mult"):
+        from_haiku(several, params)
+    one = from_haiku(hk.Transformed(several.init, several.apply[0]), initial(mlp))
+    assert_same(one(X), mlp.apply(initial(mlp), None, X))
+    stateful = hk.multi_transform_with_state(lambda: (lambda x: x, (lambda x: x,)))
+    with pytest.raises(ArgumentTypeError, match=r"MultiTransformedWithState: .*TransformedWithSta"):
+        from_haiku(stateful, params, {})
+    with pytest.raises(ArgumentTypeError, match=r"`state\['a'\]\['b'\]` is a str, no array: `tran"):
         from_haiku(normed, params, {"a": {"b": "c"}})
     with pytest.raises(ArgumentTypeError, match=r"called as \(x, is_training\), and got \(is_tr"):
         from_haiku(dropping, initial(dropping, False))()
@@ -284,6 +297,9 @@ def test_arguments_that_do_not_fit_are_told(monkeypatch):
         to_haiku(from_haiku(mlp, initial(mlp)), state)
     with pytest.raises(ArgumentTypeError, match="`model` is a dict, which `from_haiku` did not ma"):
         to_haiku(params)
+    _, other = treadle.interop.flax.from_nnx(nnx.BatchNorm(6, rngs=nnx.Rngs(0)))
+    with pytest.raises(TreeError, match="`model_state` has no 'state': it is the state of another"):
+        to_haiku(model, other)
     monkeypatch.setitem(__import__("sys").modules, "haiku", None)
     with pytest.raises(MissingExtraError, match="dm-haiku, which is not installed: `pip install"):
         from_haiku(mlp, params)

@@ -58,8 +58,21 @@ def require_kept(model_state: Any, keeps: bool, back: str) -> None:
 
 
 def read(indices: Indices, model_state: eqx.nn.State) -> dict[str, PyTree]:
-    """The collections in a state, by name."""
-    return {name: model_state.get(index) for name, index in indices.items()}
+    """The collections in a state, by name.
+
+    Raises:
+        TreeError: The state lacks one.
+    """
+    held = {}
+    for name, index in indices.items():
+        try:
+            held[name] = model_state.get(index)
+        except KeyError as error:
+            raise TreeError(
+                f"`model_state` has no {name!r}: it is the state of another model. Hand over the "
+                f"one that came beside this model, or `state.model_state` of its training."
+            ) from error
+    return held
 
 
 def written(

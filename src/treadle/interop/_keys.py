@@ -3,9 +3,15 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .._custom_types import PRNGKey
 from .._random import as_key
+
+
+def is_key(value: Any) -> bool:
+    """Whether it is an array of typed keys."""
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def stream_keys(key: Any, count: int) -> list[PRNGKey]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from .._errors import ArgumentTypeError, ArgumentValueError
 from ._held import Held
+from ._keys import is_key
 
 TRUE_IN_TRAINING = ("train", "training", "is_training", "is_train")
 FALSE_IN_TRAINING = ("deterministic", "use_running_average", "inference")
@@ -101,6 +102,12 @@ def bound(
         placed = signature.bind_partial(*args).arguments
     except TypeError:  # Told below, with all of them.
         placed = {}
+    for name in flags:
+        if is_key(placed.get(name)):
+            raise ArgumentTypeError(
+                f"{what} is called as {signature}, and got a key for `{name}`: hand a key over by "
+                f"its name, `model(x, key=key)`."
+            )
     flags = {n: value for n, value in flags.items() if n not in placed and _takes(signature, n)}
     try:
         signature.bind(*args, **kwargs, **flags)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ..._checks import whole_number
 from ..._custom_types import Door
 from ..._errors import (
     ArgumentTypeError,
@@ -18,6 +19,7 @@ from ..._errors import (
     DamagedCheckpointError,
     TreeError,
 )
+from ...data._files import as_path
 from ...tree._dict import from_dict, to_dict
 from ...tree._match import some
 from ...tree._paths import flatten_with_paths
@@ -70,7 +72,7 @@ def read_checkpoint(
         DamagedCheckpointError: What is there cannot be read.
         CheckpointError: It does not fit `like`: what is missing, unexpected or of another shape
             or dtype, all at once.
-        ArgumentTypeError: `like` is no dictionary.
+        ArgumentTypeError: `path` is none, `like` no dictionary, or `step` no number.
         MissingExtraError: Flax or Orbax is not installed.
 
     Example:
@@ -83,7 +85,9 @@ def read_checkpoint(
             f"`like` is a {type(like).__name__}: give a dictionary of collections, such as "
             f"`jax.eval_shape(module.init, key, x)`."
         )
-    where = _of_step(pathlib.Path(path).absolute(), step)
+    if step is not None:
+        step = whole_number("step", step, minimum=0)
+    where = _of_step(as_path(path).absolute(), step)
     tree = _read(where)
     return tree if like is None else _fitted(tree, like, where)
 

@@ -255,7 +255,8 @@ def from_linen(
     Raises:
         ArgumentTypeError: `module` is no Linen module, or another argument is of the wrong type.
         ArgumentValueError: `training` and `inference` do not fit each other, or the module's call.
-        TreeError: `variables` lack `"params"`, or have a collection that is not in `mutable`.
+        TreeError: `variables` lack `"params"` or have it twice, or have a collection that is not in
+            `mutable`.
         MissingExtraError: Flax is not installed.
 
     Example:
@@ -264,8 +265,8 @@ def from_linen(
         >>> state = step.init(model, key=jax.random.key(1))
     """
     _require_linen(module)
-    streams = _names("rngs", rngs)
-    writes = _names("mutable", mutable)
+    streams = _names("rngs", rngs, "dropout")
+    writes = _names("mutable", mutable, "batch_stats")
     name = type(module).__name__
     collections = _collections(variables, writes)
     params = collections.pop(PARAMS)
@@ -344,11 +345,11 @@ def _own_flags(module: Any, signature: inspect.Signature) -> list[str]:
     ]
 
 
-def _names(argument: str, given: Any) -> tuple[str, ...]:
+def _names(argument: str, given: Any, such: str) -> tuple[str, ...]:
     is_names = isinstance(given, Sequence) and not isinstance(given, str)
     if not is_names or not all(isinstance(name, str) for name in given):
         raise ArgumentTypeError(
-            f"`{argument}` (={given!r}) must be a tuple of names, such as ('dropout',)."
+            f"`{argument}` (={given!r}) must be a tuple of names, such as ({such!r},)."
         )
     return tuple(given)
 
@@ -373,6 +374,11 @@ def _collections(variables: Any, writes: tuple[str, ...]) -> dict[str, Any]:
             f"{', '.join(map(repr, found)) or 'none'}. Parameters alone go in as "
             f"`{{'params': params}}`."
         )
+    if isinstance(plain[PARAMS], dict) and PARAMS in plain[PARAMS]:
+        raise TreeError(
+            "`variables['params']` have 'params' inside of them, which Flax takes from no module: "
+            "give what `module.init` returned as it is, not as `{'params': variables}`."
+        )
     strange = [name for name in found if name != PARAMS and name not in writes]
     sown = [name for name in strange if _is_sown(plain[name])]
     if sown:
@@ -392,6 +398,7 @@ def _collections(variables: Any, writes: tuple[str, ...]) -> dict[str, Any]:
     for path, leaf in flatten_with_paths(plain)[0]:
         if not eqx.is_array_like(leaf):
             raise ArgumentTypeError(
-                f"`variables` have a {type(leaf).__name__} at {path!r}, which is no array."
+                f"`variables` have a {type(leaf).__name__} at {path!r}, which is no array: "
+                f"`module.init` and `read_checkpoint` return arrays."
             )
     return {name: jax.tree.map(jnp.asarray, tree) for name, tree in plain.items()}

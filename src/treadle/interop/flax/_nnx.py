@@ -18,7 +18,7 @@ from .._collections import Indices, read, require_kept, require_state, stated, w
 from .._depends import depends
 from .._expand import expanded, squeezed
 from .._held import Held
-from .._keys import stream_keys
+from .._keys import is_key, stream_keys
 from .._modes import Keywords, bound, modes_of
 from .._nested import Place, at, nested
 from .._norms import is_mapped
@@ -97,10 +97,11 @@ class _Graph:
             if inference:
                 module.eval()
             self._require_axis(module)
-            before = _leaves(module, "RngState")
+            before, attributes = _leaves(module, "RngState"), _attributes(module)
             out = module(*args, **given)
             after = _leaves(module, "RngState")
-            return out, self._left(module), any(map(operator.is_not, before, after))
+            left = self._left(module, attributes)
+            return out, left, any(map(operator.is_not, before, after))
 
         out, left, drew = run(rngs)
         # A recurrent layer draws a carry of zeros, and `nnx.scan` returns new arrays in any case.
@@ -115,7 +116,7 @@ class _Graph:
     def _reseeded(self, rngs: PyTree, key: Any) -> PyTree:
         """Every stream with a key of its own, derived from the call's."""
         leaves = at(rngs, self.rngs.places)
-        places = [index for index, leaf in enumerate(leaves) if _is_key(leaf)]
+        places = [index for index, leaf in enumerate(leaves) if is_key(leaf)]
         for index, own in zip(places, stream_keys(key, len(places)), strict=True):
             shape = leaves[index].shape
             leaves[index] = jax.random.split(own, shape) if shape else own
@@ -132,7 +133,7 @@ class _Graph:
                 layer = "/".join(map(str, path)) or "BatchNorm"
                 raise without_axis(f"NNX's {layer}", self.axis_name)
 
-    def _left(self, module: Any) -> PyTree:
+    def _left(self, module: Any, attributes: dict[str, Held]) -> PyTree:
         """The variables that are no parameters; what was sown on the way is dropped."""
         rest = _split(module)[-1]
         if jax.tree.structure(rest) != self.rest.treedef:
@@ -142,6 +143,14 @@ class _Graph:
                 f"keeps its variables: make them in the module's `__init__`. (An "
                 f"`nnx.Intermediate` is dropped.)"
             )
+        for name, now in _attributes(module).items():
+            if name in attributes and attributes[name] != now:
+                raise TreeError(
+                    f"The call of {self.name} changed its attribute {name!r} from "
+                    f"{attributes[name]!r} to {now!r}, which would be lost: a compiled call runs "
+                    f"its Python once, and a model here keeps its variables alone. As one, "
+                    f"`nnx.Variable(jnp.zeros((), int))`, it lives in the model's state."
+                )
         return self.rest.nested(rest)
 
 
@@ -252,7 +261,8 @@ def from_nnx(
 
     In training a call is that of the module as it is handed over; `eqx.nn.inference_mode` makes
     it that of `module.eval()`. What it draws comes from the key of the call, not from the streams
-    of its own (`nnx.Rngs`), whose counts stay as they were.
+    of its own (`nnx.Rngs`), whose counts stay as they were. What it writes into a parameter, as
+    `nnx.SpectralNorm` does, is used in this call and not kept.
 
     Args:
         module: The NNX module.
@@ -269,7 +279,7 @@ def from_nnx(
         state before the first step.
 
     Raises:
-        ArgumentTypeError: `module` is no NNX module, or cannot be called.
+        ArgumentTypeError: `module` is no NNX module, cannot be called, or has shapes alone.
         ArgumentValueError: `training` and `inference` do not fit each other, or the module's call.
         MissingExtraError: Flax is not installed.
 
@@ -296,6 +306,8 @@ def from_nnx(
     layouts = _layout(params), _layout(rngs), _layout(rest)
     graph = _Graph(name, graphdef, *layouts, Held(signature), *modes, axis_name)
     states = params, rngs, rest
+    for layout, state in zip(layouts, states, strict=True):
+        _require_arrays(layout, state)
     own_params, own_rngs, own_rest = (
         jax.tree.map(jnp.asarray, layout.nested(state))
         for layout, state in zip(layouts, states, strict=True)
@@ -351,8 +363,25 @@ def _leaves(module: Any, kind: str) -> list[Any]:
     return jax.tree.leaves(nnx.state(module, getattr(nnx, kind)))
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _attributes(module: Any) -> dict[str, Held]:
+    """The numbers and words that modules have as attributes, by path."""
+    nnx = required("flax.nnx", "flax")
+    return {
+        "/".join(map(str, (*path, name))): Held(value)
+        for path, node in nnx.iter_graph(module)
+        if isinstance(node, nnx.Module)
+        for name, value in vars(node).items()
+        if value is None or isinstance(value, (bool, int, float, str, tuple))
+    }
+
+
+def _require_arrays(layout: _Layout, state: Any) -> None:
+    for place, leaf in zip(layout.places, jax.tree.leaves(state), strict=True):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise ArgumentTypeError(
+                f"`module` has a shape at {'/'.join(place)!r}, and no array: it is what "
+                f"`nnx.eval_shape` made. Make the module itself, or restore it first."
+            )
 
 
 def _listed(places: tuple[Place, ...]) -> str:

@@ -12,13 +12,14 @@ NAME = "the Haiku function"
 
 
 @contextlib.contextmanager
-def told(axis_name: str, inference: bool, flagless: bool) -> Iterator[None]:
+def told(axis_name: str, inference: bool, flagless: bool, draws: bool) -> Iterator[None]:
     """Says what is wrong with the parameters, the state or the key of a call.
 
     Args:
         axis_name: That of the examples, which a batch norm must reduce over where it is mapped.
         inference: Whether it is a call in inference.
         flagless: Whether nothing tells the function so.
+        draws: Whether it is handed a key at all.
 
     Raises:
         ArgumentValueError: The call draws and has no key, or is a batch norm that sees one example.
@@ -32,6 +33,11 @@ def told(axis_name: str, inference: bool, flagless: bool) -> Iterator[None]:
     except ValueError as error:
         # Haiku raises plain `ValueError`s, as the function itself may.
         text = str(error)
+        if "non-None PRNGKey" in text and not draws:
+            raise ArgumentValueError(
+                f"The call of {NAME} draws random numbers, and `hk.without_apply_rng` hands it no "
+                f"key: give `from_haiku` the transform without it."
+            ) from error
         if "non-None PRNGKey" in text and inference:
             raise ArgumentValueError(
                 f"The call of {NAME} draws random numbers in inference, and got no key. If it "

@@ -45,11 +45,9 @@ class _Layout(NamedTuple):
 def _layout(mapping: Mapping[str, Mapping[str, Any]]) -> _Layout:
     names = tuple((module, name) for module, inside in mapping.items() for name in inside)
     # "mlp/~/linear_0" was made in the constructor of "mlp": the `~` says no more than that.
-    places = tuple(
-        (*(part for part in module.split("/") if part != "~"), name) for module, name in names
-    )
-    if clash(places):
-        places = names
+    whole = tuple((*module.split("/"), name) for module, name in names)
+    short = tuple((*(part for part in outer if part != "~"), name) for *outer, name in whole)
+    places = next((places for places in (short, whole) if not clash(places)), names)
     return _Layout(names, places, tuple(module for module in mapping if not mapping[module]))
 
 
@@ -89,7 +87,7 @@ class _Transform:
             held.append(self.state.two_levels(state))
         if self.draws:
             held.append(None if key is None else as_key(key))
-        with told(self.axis_name, inference, self.flagless):
+        with told(self.axis_name, inference, self.flagless, self.draws):
             answer = self.transformed.apply(*held, *args, **given)
         out, new = answer if self.stateful else (answer, {})
         return (squeezed(out, NAME) if self.expand else out), self._left(new)
@@ -207,8 +205,9 @@ def from_haiku(
     """A Haiku function as an Equinox module: it trains, freezes and is saved like any other.
 
     The parameters are leaves under Haiku's names, split at the `/`, the `~` left out:
-    `mlp/~/linear_0` has its weight at `params/mlp/linear_0/w`. (Where two would then
-    be one, all keep their names as they are.) The function itself is static.
+    `mlp/~/linear_0` has its weight at `params/mlp/linear_0/w`. (Where two would then be one, a
+    layer made in a constructor and one made in the call, each `~` stays, as paths write it:
+    `params/net/~0/linear/w`.) The function itself is static.
 
     Args:
         transformed: What `hk.transform` or `hk.transform_with_state` returned, or
@@ -244,7 +243,7 @@ def from_haiku(
     if not isinstance(transformed, (hk.Transformed, hk.TransformedWithState)):
         raise ArgumentTypeError(
             f"`transformed` is a {type(transformed).__name__}: give what `hk.transform(f)` or "
-            f"`hk.transform_with_state(f)` returned."
+            f"`hk.transform_with_state(f)` returned.{_of_several(hk, transformed)}"
         )
     stateful = isinstance(transformed, hk.TransformedWithState)
     if stateful == (state is None):
@@ -307,6 +306,15 @@ def to_haiku(
     return params, transform.state.two_levels(read(model.collections, model_state)[_STATE])
 
 
+def _of_several(hk: Any, transformed: Any) -> str:
+    """The way out for what has several functions."""
+    if isinstance(transformed, hk.MultiTransformed):
+        return " One of several goes in as `hk.Transformed(multi.init, multi.apply[0])`."
+    if isinstance(transformed, hk.MultiTransformedWithState):
+        return " One of several goes in as `hk.TransformedWithState(multi.init, multi.apply[0])`."
+    return ""
+
+
 def _signature(apply: Any, stateful: bool) -> tuple[bool, inspect.Signature]:
     """Whether `apply` takes a key, and how the function itself is called."""
     signature = inspect.signature(apply)
@@ -334,7 +342,8 @@ def _arrays(argument: str, given: Any) -> dict[str, dict[str, Any]]:
         for name, leaf in inside.items():
             if not eqx.is_array_like(leaf):
                 raise ArgumentTypeError(
-                    f"`{argument}[{module!r}][{name!r}]` is a {type(leaf).__name__}, no array."
+                    f"`{argument}[{module!r}][{name!r}]` is a {type(leaf).__name__}, no array: "
+                    f"`transformed.init` returns arrays."
                 )
     return {
         module: {name: jnp.asarray(leaf) for name, leaf in inside.items()}
