@@ -188,6 +188,7 @@ def test_all_gives_each_every_row(caplog):
         (Kept(), treadle.ArgumentTypeError, r"`trackers` is a single Kept: put it into a list"),
         ("csv", treadle.ArgumentTypeError, r"`trackers` \(='csv'\) must be a list"),
         ([KEPT := Kept(), KEPT], treadle.ArgumentValueError, r"`trackers` holds one twice"),
+        ([All([All([KEPT])]), KEPT], treadle.ArgumentValueError, r"`trackers` holds one twice"),
     ],
 )
 def test_what_all_does_not_take(trackers, error, says):

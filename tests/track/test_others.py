@@ -473,6 +473,10 @@ def test_long_histories_span_blocks(tmp_path):
         ({"mode": "disabled"}, treadle.ArgumentValueError, r"`mode` \(='disabled'\) must be"),
         ({"id": "a/b"}, treadle.ArgumentValueError, r"`id` \(='a/b'\) must be a string"),
         ({"resume": "must"}, treadle.ArgumentValueError, r"`resume` cannot be given"),
+        ({"project": "me/sums"}, treadle.ArgumentValueError, r"\(='me/sums'\) .*`entity=\.\.\.`"),
+        ({"nmae": "x"}, treadle.ArgumentTypeError, r"`nmae` is nothing that `wandb\.init` takes: "),
+        ({"settings": 3}, treadle.ArgumentTypeError, r"`settings` \(=3\) must be a dictionary"),
+        ({"settings": {"nix": 1}}, treadle.ArgumentValueError, r"'nix': 1.* `wandb\.Settings`: "),
     ],
 )
 def test_runs_of_wandb_that_cannot_be(tmp_path, options, error, says):

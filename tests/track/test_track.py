@@ -107,6 +107,12 @@ def test_what_is_logged_to_is_a_tracker(tracker):
         Log(tracker)
 
 
+@pytest.mark.parametrize("kind", [CSV, JSONL])
+def test_a_file_has_a_path(kind):
+    with pytest.raises(ArgumentTypeError, match=r"`path` \(=3\) must be the path of a file"):
+        kind(3)
+
+
 def test_trackers_are_an_interface():
     with pytest.raises(TypeError, match="abstract"):
         Tracker()

@@ -9,6 +9,15 @@ from ._base import Tracker
 from ._guarded import Guarded
 
 
+def _inner(trackers: Sequence[Tracker]) -> list[Tracker]:
+    """The trackers, and those that are in an `All` among them."""
+    inner: list[Tracker] = []
+    for tracker in trackers:
+        inner.append(tracker)
+        inner += _inner(tracker.trackers) if isinstance(tracker, All) else []
+    return inner
+
+
 class All(Tracker):
     """Gives every row to each of several trackers; one that fails does not keep it from the others.
 
@@ -42,7 +51,8 @@ class All(Tracker):
                 )
         if not trackers:
             raise ArgumentValueError("`trackers` is empty: name at least one.")
-        if len({id(tracker) for tracker in trackers}) < len(trackers):
+        inner = _inner(trackers)
+        if len({id(tracker) for tracker in inner}) < len(inner):
             raise ArgumentValueError("`trackers` holds one twice, which would get each row twice.")
         self.trackers = tuple(trackers)
         self._guarded = [Guarded(tracker) for tracker in trackers]

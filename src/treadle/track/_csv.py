@@ -3,12 +3,12 @@
 import csv
 import io
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from .._custom_types import Door
 from ._base import Tracker
-from ._files import append, replace_text
+from ._files import append, local_file, replace_text
 from ._flat import flat
 from ._known import Known
 
@@ -21,11 +21,13 @@ class CSV(Tracker):
 
     Args:
         path: The file; its folder is made when needed. Rows are added to what is there.
+
+    Raises:
+        ArgumentTypeError: It is no path.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        # The process may go elsewhere before the first row is written.
-        self.path = pathlib.Path(path).absolute()
+    def __init__(self, path: Door[str | os.PathLike[str]]):
+        self.path = local_file(path)
         self._unwritten: list[dict[str, Any]] = []
         self._known = Known()
 

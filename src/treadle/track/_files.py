@@ -52,6 +52,17 @@ def append(file: Any, data: bytes, *, sync: bool = False) -> None:
         raise
 
 
+def local_file(path: Door[str | os.PathLike[str]]) -> pathlib.Path:
+    """The file that `path` names; the process may go elsewhere before it is written.
+
+    Raises:
+        ArgumentTypeError: It is no path.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArgumentTypeError(f"`path` (={path!r}) must be the path of a file.")
+    return pathlib.Path(path).absolute()
+
+
 def local_folder(name: str, folder: Door[str | os.PathLike[str]]) -> pathlib.Path:
     """The folder that an argument names; the process may go elsewhere before it is used.
 

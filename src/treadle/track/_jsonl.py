@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from .._custom_types import Door
 from .._durable import make_folder, sync_folder
 from .._errors import DataError
 from ._base import Tracker
-from ._files import append, replace_text
+from ._files import append, local_file, replace_text
 from ._known import Known
 
 # Lines that wait to be written at most.
@@ -27,11 +28,13 @@ class JSONL(Tracker):
 
     Args:
         path: The file; its folder is made when needed. Rows are added to what is there.
+
+    Raises:
+        ArgumentTypeError: It is no path.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        # The process may go elsewhere before the first row is written.
-        self.path = pathlib.Path(path).absolute()
+    def __init__(self, path: Door[str | os.PathLike[str]]):
+        self.path = local_file(path)
         self._file: Any = None
         # Kept until they are in the file: a disk that is full now may not be later.
         self._unwritten: list[str] = []

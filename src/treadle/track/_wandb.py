@@ -1,5 +1,6 @@
 """Rows as the history of a run of Weights & Biases."""
 
+import inspect
 import os
 import pathlib
 import re
@@ -19,6 +20,7 @@ from ._packages import package
 from ._wandb_file import cut_behind, last_of, wait_for_end
 
 _ID = re.compile(r"[^/\\#?%:\s]{1,128}")
+_PROJECT = re.compile(r"[^/\\#?%:]{1,128}")
 
 # The client neither prints nor captures what the process prints; errors of its own stay here.
 _SETTINGS = {"silent": True, "console": "off"}
@@ -73,6 +75,11 @@ class WandB(Tracker):
         self.folder = local_folder("folder", folder)
         if not isinstance(project, str) or not project:
             raise ArgumentTypeError(f"`project` (={project!r}) must be the name of a project.")
+        if not _PROJECT.fullmatch(project):
+            raise ArgumentValueError(
+                rf"`project` (={project!r}) must be a name of at most 128 characters, without any "
+                rf"of `/\#?%:`; whose it is goes as `entity=...`."
+            )
         if mode not in ("offline", "online"):
             raise ArgumentValueError(f"`mode` (={mode!r}) must be 'offline' or 'online'.")
         if id is not None and not (isinstance(id, str) and _ID.fullmatch(id)):
@@ -88,16 +95,36 @@ class WandB(Tracker):
             )
         os.environ.setdefault(_REPORTS_ERRORS, "false")
         self._wandb = package("wandb", needed_by=type(self).__name__)
+        known = inspect.signature(self._wandb.init).parameters
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise ArgumentTypeError(
+                f"{', '.join(f'`{name}`' for name in unknown)} is nothing that `wandb.init` takes: "
+                f"it takes {', '.join(known)}."
+            )
         self._record = package("wandb.proto.wandb_internal_pb2", needed_by="WandB").Record
         self.mode = mode
         self.run: Any = None
         self._id = id
-        self._settings = self._wandb.Settings(**(_SETTINGS | dict(settings or {})))
+        self._settings = self._set(settings)
         self._options = options | {"project": project}
         self._rows = JSONL(self.folder / "rows.jsonl")
         # Up to which step what is there cannot be taken back.
         self._final = -1
         self._known = Known()
+
+    def _set(self, settings: Any) -> Any:
+        """The client's settings: ours, and above them the user's."""
+        if settings is not None and not isinstance(settings, Mapping):
+            raise ArgumentTypeError(
+                f"`settings` (={settings!r}) must be a dictionary, {{'console': 'wrap'}}."
+            )
+        try:
+            return self._wandb.Settings(**(_SETTINGS | dict(settings or {})))
+        except ValueError as error:  # The client's errors of validation derive from it.
+            raise ArgumentValueError(
+                f"`settings` (={settings!r}) are not those of `wandb.Settings`: {error}"
+            ) from error
 
     @property
     def id(self) -> str:
