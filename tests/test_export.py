@@ -191,6 +191,12 @@ def test_dropout_where_it_is_wanted(net):
         ((), r"`example` \(=\(\)\) holds no arrays"),
         ((np.zeros(4, "f4"), 1.0), r"the Python number 1\.0 at '1'"),
         ((np.zeros(4, "f4"), "one"), r"has 'one' of type str at '1'"),
+        (
+            (np.zeros(4, ">f4"), np.float32(0)),
+            r"is of dtype\('>f4'\) at '0', which JAX does not have",
+        ),
+        ((np.zeros(4, "f4"), np.array("a")), r"is of dtype\('<U1'\) at '1', which JAX does not"),
+        ((np.zeros(4, "V2"), np.float32(0)), r"is of dtype\('V2'\) at '0', which JAX does not"),
         ((np.zeros(4), np.float32(0)), r"is of float64 at '0', which JAX has only with"),
         (
             (np.zeros(4, "f4"), jax.random.key(0)),
@@ -207,6 +213,11 @@ def test_examples_that_are_none(net, example, says):
     ("options", "error", "says"),
     [
         ({"batch": "2b"}, ArgumentValueError, r"`batch` \(='2b'\) must be a name"),
+        (
+            {"batch": "max"},
+            ArgumentValueError,
+            r"`batch` \(='max'\) is a word that JAX has another",
+        ),
         ({"batch": 0}, ArgumentValueError, r"`batch` \(=0\)"),
         ({"platforms": "cpu"}, ArgumentTypeError, r"`platforms` \(='cpu'\) is a string"),
         ({"platforms": ["gpu"]}, ArgumentValueError, r"`platforms` has 'gpu'; there are 'cpu'"),
@@ -236,6 +247,30 @@ def keyed(x, *, key):
 )
 def test_what_cannot_be_called_on_one_example(model, says):
     with pytest.raises(ArgumentTypeError, match=says):
+        treadle.export(model, jnp.zeros(3))
+
+
+def printing(x):
+    jax.debug.print("{}", x)
+    return x
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (printing, r"calls Python while it runs \(debug_\w+\), as `jax\.debug\.print`"),
+        (
+            lambda x: jax.lax.cond(
+                jnp.sum(x) > 0,
+                lambda: jax.pure_callback(np.sin, x, x, vmap_method="expand_dims"),
+                lambda: x,
+            ),
+            r"calls Python while it runs \(pure_callback\)",
+        ),
+    ],
+)
+def test_a_program_that_needs_python_is_none(model, says):
+    with pytest.raises(ArgumentValueError, match=says):
         treadle.export(model, jnp.zeros(3))
 
 
@@ -388,6 +423,13 @@ def test_a_newer_jax_is_no_error_by_itself(data):
 def test_what_is_no_source():
     with pytest.raises(ArgumentTypeError, match=r"`source` is a int"):
         treadle.load_exported(3)  # pyright: ignore[reportArgumentType]
+
+
+def test_what_cannot_be_read(tmp_path):
+    with pytest.raises(ExportError, match=r"' cannot be read: Is a directory\."):
+        treadle.load_exported(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no_such_file"):
+        treadle.load_exported(tmp_path / "no_such_file")
 
 
 def test_without_flatbuffers(net, monkeypatch):

@@ -1,6 +1,6 @@
 """`export`: a model as bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +12,7 @@ from .._checks import whole_number
 from .._custom_types import Door, Example, Model
 from .._errors import ArgumentTypeError, ArgumentValueError
 from .._extras import required
+from .._jaxpr import primitives
 from .._precision import PrecisionLike, as_precision
 from .._predict import outputs_of
 from .._state import TrainState
@@ -54,7 +55,7 @@ def export(
 
     Raises:
         ArgumentTypeError, ArgumentValueError: An argument cannot be used, or the model returns
-            something other than arrays in tuples, lists and dictionaries.
+            something other than arrays in tuples, lists and dictionaries, or calls Python.
         MissingExtraError: `flatbuffers` is not installed, with which JAX writes programs.
 
     Example:
@@ -80,15 +81,26 @@ def export(
         return outputs_of(pair, inputs, None, None, policy)
 
     inputs = jax.tree.map(lambda leaf: _stacked(leaf, size), specs)
-    exported = jax_export.export(jax.jit(program), platforms=chosen)(inputs)
-    _require_plain(exported.in_tree, "`example`")
-    _require_plain(exported.out_tree, "What the model returns")
+    try:
+        exported = jax_export.export(jax.jit(program), platforms=chosen)(inputs)
+        _require_plain(exported.in_tree, "`example`")
+        _require_plain(exported.out_tree, "What the model returns")
+        serialised = bytes(exported.serialize())
+    except (TypeError, ValueError, NotImplementedError) as error:
+        called = _called(program, jax.tree.map(lambda leaf: _stacked(leaf, 1), specs))
+        if not called:
+            raise
+        raise ArgumentValueError(
+            f"The model calls Python while it runs ({', '.join(called)}), as `jax.debug.print`, "
+            "`jax.pure_callback` and `eqx.error_if` do, and an exported program has no Python: "
+            "leave that out of what is exported."
+        ) from error
     told = {
         "batch": batch,
         "versions": {"jax": jax.__version__},
         "name": getattr(pair[0], "__name__", type(pair[0]).__name__),
     }
-    return packed(Content(bytes(exported.serialize()), told))
+    return packed(Content(serialised, told))
 
 
 def require_flatbuffers() -> None:
@@ -106,7 +118,13 @@ def _size(batch: Any) -> Any:
             raise ArgumentValueError(
                 f"`batch` (={batch!r}) must be a name, such as 'b', or a number of examples."
             )
-        (size,) = jax_export.symbolic_shape(batch)
+        try:
+            (size,) = jax_export.symbolic_shape(batch)
+        except ValueError as error:  # Some words are operations: "max", "mod".
+            raise ArgumentValueError(
+                f"`batch` (={batch!r}) is a word that JAX has another meaning for: choose a name, "
+                "such as 'b'."
+            ) from error
         return size
     return whole_number("batch", batch, minimum=1, otherwise=", or a name such as 'b'")
 
@@ -132,6 +150,20 @@ def _platforms(platforms: Any) -> list[str]:
 
 def _stacked(spec: jax.ShapeDtypeStruct, size: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, *spec.shape), spec.dtype)
+
+
+# What goes back to Python while a program runs.
+_CALLS = ("debug_callback", "debug_print", "io_callback", "pure_callback")
+
+
+def _called(program: Callable[[PyTree], PyTree], inputs: PyTree) -> list[str]:
+    """By what a program goes back to Python: in JAX's errors of it there is no word of that."""
+    try:
+        jaxpr = jax.make_jaxpr(program)(inputs).jaxpr
+    # What made the export fail may be in the model; that error is raised, not this one.
+    except Exception:
+        return []
+    return sorted(set(_CALLS).intersection(primitives(jaxpr)))
 
 
 _PLAIN = (tuple, list, dict, type(None))

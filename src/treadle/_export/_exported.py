@@ -117,8 +117,8 @@ def load_exported(source: Door[str | os.PathLike[str] | bytes]) -> Exported:
         The program, which is called on a batch.
 
     Raises:
-        ExportError: It was not written by `treadle.export`, is damaged, or is of a newer version
-            of treadle or JAX.
+        ExportError: It was not written by `treadle.export`, is damaged, cannot be read, or is of a
+            newer version of treadle or JAX.
         FileNotFoundError: There is no such file.
         MissingExtraError: `flatbuffers` is not installed, with which JAX reads programs.
 
@@ -130,7 +130,13 @@ def load_exported(source: Door[str | os.PathLike[str] | bytes]) -> Exported:
     if isinstance(source, (bytes, bytearray, memoryview)):
         data, name = bytes(source), "`source`"
     elif isinstance(source, (str, os.PathLike)):
-        data, name = pathlib.Path(source).read_bytes(), repr(os.fspath(source))
+        name = repr(os.fspath(source))
+        try:
+            data = pathlib.Path(source).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise ExportError(f"{name} cannot be read: {error.strerror or error}.") from error
     else:
         raise ArgumentTypeError(
             f"`source` is a {type(source).__name__}: give the path of a file, or its bytes."

@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 from .._errors import ArgumentTypeError, BatchError
 from ..tree._paths import flatten_with_paths
 
+_NO_NUMBERS = "OSUMm"  # Objects, text and times, in NumPy's letters.
 _NUMBERS = (bool, int, float, complex)
 
 
@@ -47,6 +48,11 @@ def _spec(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
             f"`jax.random.key_data(key)`, and let the function make the key of it again, "
             f"`jax.random.wrap_key_data(data)`."
         )
+    if not _is_number(leaf.dtype):
+        raise ArgumentTypeError(
+            f"`example` is of {leaf.dtype!r}{where}, which JAX does not have: give numbers, in the "
+            "order of bytes of this machine."
+        )
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
     if dtype != leaf.dtype:
         raise ArgumentTypeError(
@@ -54,6 +60,12 @@ def _spec(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
             f"it as `.astype({dtype})`."
         )
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _is_number(dtype: Any) -> bool:
+    # JAX's own, bfloat16 and its kin, are of the kind "V", as are NumPy's records.
+    known = dtype.kind not in _NO_NUMBERS and (dtype.kind != "V" or dtype.isbuiltin == 2)
+    return known and dtype.isnative
 
 
 def require_batch(batch: PyTree, example: PyTree, fixed: int | None) -> None:
