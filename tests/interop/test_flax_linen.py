@@ -578,7 +578,11 @@ def test_arguments_of_the_wrong_type_are_told():
         ArgumentTypeError, match="and got a key for `train`: hand a key over by its"
     ):
         from_linen(MLP(), initial(MLP()))(X, jax.random.key(0))
+    with pytest.raises(ArgumentTypeError, match=r"`inference` of .* Write `eqx\.filter_jit`, wh"):
+        jax.jit(lambda model: model(X))(from_linen(MLP(), initial(MLP())))
     model, state = from_linen(Normed(), initial(Normed()))
+    with pytest.raises(ArgumentTypeError, match="`model_state` is missing: a model whose call w"):
+        treadle.predict(model, X, batch_size=8)
     _, other = from_linen(Normed(), {"params": {}, "cache": {}}, mutable=("cache",))
     for use in (model, lambda _, state: to_linen(model, state)):
         with pytest.raises(TreeError, match="`model_state` has no 'batch_stats': it is the stat"):

@@ -382,5 +382,9 @@ def test_arguments_of_the_wrong_type_are_told():
         to_nnx(from_nnx(net()), state)
     with pytest.raises(ArgumentTypeError, match="`model` is a Net, which `from_nnx` did not make"):
         to_nnx(net())
+    with pytest.raises(ArgumentTypeError, match="`model_state` is missing: a model whose call w"):
+        model(X)
+    with pytest.raises(ArgumentTypeError, match=r"`inference` of .* Write `eqx\.filter_jit`, wh"):
+        jax.jit(lambda model: model(X))(from_nnx(net()))
     with pytest.raises(ArgumentTypeError, match="`model_state` is a ndarray: a model whose call"):
         model(X, X)

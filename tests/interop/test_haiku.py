@@ -289,6 +289,10 @@ def test_arguments_that_do_not_fit_are_told(monkeypatch):
     with pytest.raises(ArgumentValueError, match="'train', which the call of the Haiku function"):
         from_haiku(mlp, params, training={"train": True}, inference={"train": False})
     model, state = from_haiku(normed, params, hk_state)
+    with pytest.raises(ArgumentTypeError, match="`model_state` is missing: a model whose call w"):
+        model(X)
+    with pytest.raises(ArgumentTypeError, match=r"`inference` of .* Write `eqx\.filter_jit`, wh"):
+        jax.jit(lambda model: model(X))(from_haiku(mlp, initial(mlp)))
     with pytest.raises(ArgumentTypeError, match="`model_state` is a ndarray: a model whose call"):
         model(X, X)
     with pytest.raises(ArgumentTypeError, match="`model_state` is a NoneType, and this model kee"):

@@ -23,18 +23,21 @@ def stated(collections: Mapping[str, PyTree]) -> tuple[Indices, eqx.nn.State]:
     return {name: eqx.nn.delete_init_state(index) for name, index in indices.items()}, model_state
 
 
-def require_state(model_state: Any) -> None:
-    """Refuses what is handed to a call in the place of a state.
+def require_state(model_state: Any) -> eqx.nn.State:
+    """What is handed to a call as its state, if it is one.
 
     Raises:
         ArgumentTypeError: It is none.
     """
     if not isinstance(model_state, eqx.nn.State):
+        told = "missing" if model_state is None else f"a {type(model_state).__name__}"
         raise ArgumentTypeError(
-            f"`model_state` is a {type(model_state).__name__}: a model whose call writes variables "
-            f"takes its state second, `out, model_state = model(x, model_state)`, and the loss is "
-            f"that of `TrainStep(..., stateful=True)`."
+            f"`model_state` is {told}: a model whose call writes variables takes its state second, "
+            f"`out, model_state = model(x, model_state)`, and the loss is that of `TrainStep(..., "
+            f"stateful=True)`, as the metric is of `EvalStep`. `predict` and `export` take both as "
+            f"a pair, `(model, model_state)`, or the state of the training."
         )
+    return model_state
 
 
 def require_kept(model_state: Any, keeps: bool, back: str) -> None:

@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from jax.core import Tracer
+
 from .._errors import ArgumentTypeError, ArgumentValueError
 from ._held import Held
 from ._keys import is_key
@@ -51,6 +53,20 @@ def modes_of(
             f"called as {signature}."
         )
     return _keywords(training), _keywords(inference)
+
+
+def is_switched(inference: Any) -> bool:
+    """Whether a model's flag says that a call is in inference.
+
+    Raises:
+        ArgumentTypeError: The flag is traced.
+    """
+    if isinstance(inference, Tracer):
+        raise ArgumentTypeError(
+            "`inference` of the model is traced: it is a leaf of the model, and `jax.jit` takes "
+            "each for an array. Write `eqx.filter_jit`, which leaves it as it is."
+        )
+    return bool(inference)
 
 
 def flags_among(names: Iterable[str]) -> tuple[Keywords, Keywords]:

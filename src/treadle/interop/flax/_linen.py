@@ -17,7 +17,7 @@ from .._collections import Indices, read, require_kept, require_state, stated, w
 from .._expand import expanded, squeezed
 from .._held import Held
 from .._keys import stream_keys
-from .._modes import Keywords, bound, flags_among, modes_of
+from .._modes import Keywords, bound, flags_among, is_switched, modes_of
 from .._packages import required
 from ._linen_errors import told
 from ._norms import linen_norms_checked
@@ -56,11 +56,12 @@ class _Definition:
         *,
         key: Any,
         method: Any,
-        inference: bool,
+        inference: Door[bool],
         mutable: list[str] | bool,
     ) -> Any:
         """`module.apply`, with what the mode and the streams want."""
         core = required("flax.core", "flax")
+        inference = is_switched(inference)
         module = self.in_mode(inference)
         keywords = self.inference if inference else self.training
         args, given = bound(keywords, _signature(module, method), args, kwargs, self.name)
@@ -157,7 +158,7 @@ class LinenModuleWithState(eqx.Module):
     def __call__(
         self,
         x: PyTree,
-        model_state: Door[eqx.nn.State],
+        model_state: Door[eqx.nn.State | None] = None,
         *args: Any,
         key: Any = None,
         method: Door[str | Callable[..., Any] | None] = None,
@@ -177,7 +178,7 @@ class LinenModuleWithState(eqx.Module):
             ArgumentTypeError, ArgumentValueError, TreeError: See `LinenModule`; and the call left
                 other variables than it was given.
         """
-        require_state(model_state)
+        model_state = require_state(model_state)
         held = read(self.collections, model_state)
         out, new = self.definition.apply(
             {PARAMS: self.params, **held},

@@ -19,7 +19,7 @@ from .._depends import depends
 from .._expand import expanded, squeezed
 from .._held import Held
 from .._keys import is_key, stream_keys
-from .._modes import Keywords, bound, modes_of
+from .._modes import Keywords, bound, is_switched, modes_of
 from .._nested import Place, at, nested
 from .._norms import is_mapped
 from .._packages import required
@@ -82,10 +82,11 @@ class _Graph:
         kwargs: dict[str, Any],
         *,
         key: Any,
-        inference: bool,
+        inference: Door[bool],
     ) -> tuple[Any, PyTree]:
         """What the module returns, and its variables that are no parameters afterwards."""
         params, rngs, rest = variables
+        inference = is_switched(inference)
         rngs = rngs if key is None else self._reseeded(rngs, key)
         keywords = self.inference if inference else self.training
         args, given = bound(keywords, self.signature.value, args, kwargs, self.name)
@@ -215,7 +216,7 @@ class NNXModuleWithState(eqx.Module):
     def __call__(
         self,
         x: PyTree,
-        model_state: Door[eqx.nn.State],
+        model_state: Door[eqx.nn.State | None] = None,
         *args: Any,
         key: Any = None,
         **kwargs: Any,
@@ -232,7 +233,7 @@ class NNXModuleWithState(eqx.Module):
         Raises:
             ArgumentTypeError, ArgumentValueError, TreeError: See `NNXModule`.
         """
-        require_state(model_state)
+        model_state = require_state(model_state)
         rest = read(self.collections, model_state)[_STATE]
         variables = self.params, self.rngs, rest
         out, new = self.graph.call(variables, (x, *args), kwargs, key=key, inference=self.inference)

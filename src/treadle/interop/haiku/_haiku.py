@@ -15,7 +15,7 @@ from ..._random import as_key
 from .._collections import Indices, read, require_kept, require_state, stated, written
 from .._expand import expanded, squeezed
 from .._held import Held
-from .._modes import Keywords, bound, modes_of
+from .._modes import Keywords, bound, is_switched, modes_of
 from .._nested import Place, at, clash, nested
 from .._packages import required
 from ._errors import NAME, told
@@ -75,9 +75,10 @@ class _Transform:
         kwargs: dict[str, Any],
         *,
         key: Any,
-        inference: bool,
+        inference: Door[bool],
     ) -> tuple[Any, PyTree]:
         """What the function returns, and its next state."""
+        inference = is_switched(inference)
         keywords = self.inference if inference else self.training
         args, given = bound(keywords, self.signature.value, args, kwargs, NAME)
         if self.expand:
@@ -161,7 +162,7 @@ class HaikuModuleWithState(eqx.Module):
     def __call__(
         self,
         x: PyTree,
-        model_state: Door[eqx.nn.State],
+        model_state: Door[eqx.nn.State | None] = None,
         *args: Any,
         key: Any = None,
         **kwargs: Any,
@@ -178,7 +179,7 @@ class HaikuModuleWithState(eqx.Module):
         Raises:
             ArgumentTypeError, ArgumentValueError, TreeError: See `HaikuModule`.
         """
-        require_state(model_state)
+        model_state = require_state(model_state)
         held = read(self.collections, model_state)[_STATE]
         out, new = self.transform.call(
             self.params, held, (x, *args), kwargs, key=key, inference=self.inference
