@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 
+from tests.compiling import quick_flags
+
 ROOT = pathlib.Path(__file__).parents[1]
+ENVIRONMENT = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "XLA_FLAGS": quick_flags()}
 # Waits at a step until it is told to go on, as often as it gets a signal there.
 SCRIPT = """
 import json, pathlib, sys, treadle
@@ -37,7 +40,7 @@ class Script:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "XLA_FLAGS": ""},
+            env=os.environ | ENVIRONMENT,
         )
         self.signals = signals
 

@@ -28,6 +28,14 @@ def workers():
     return [thread for thread in threading.enumerate() if thread.name == "treadle-prefetch"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_what_is_new_is_collected():
+    """Every test here collects, and what other modules left behind is large."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     """Every test must end with each of its threads ended, once what it made is collected."""
