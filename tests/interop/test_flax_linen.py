@@ -213,7 +213,7 @@ def test_several_streams_draw_with_keys_of_their_own():
     one, two = model(X, key=key)
     assert_same((one, two), Noisy().apply({}, X, rngs=keys))
     assert np.all(np.asarray(one) != np.asarray(two))
-    with pytest.raises(ArgumentValueError, match=r"`rngs` \(=\('dropout',\)\) does not name"):
+    with pytest.raises(ArgumentValueError, match=r"`rngs` \(=\('dropout',\)\) does not name: it n"):
         from_linen(Noisy(), {"params": {}})(X, key=key)
 
 

@@ -343,11 +343,12 @@ def test_attributes_that_a_call_changes_are_told():
     class Counts(nnx.Module):
         def __init__(self, calls):
             self.calls = calls
-            self.training, self.size = True, None
+            self.deterministic, self.size = True, None
 
         def __call__(self, x, resize=False):
             self.calls += 1
             self.shape = x.shape  # Made anew by each call.
+            self.train()
             self.size = len(x) if resize else self.size
             return x * self.calls
 

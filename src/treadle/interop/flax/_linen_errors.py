@@ -9,7 +9,8 @@ from .._packages import required
 
 def _plain(error: Exception) -> str:
     """What Flax says, without the address of its page."""
-    return str(error).partition(" (https://")[0]
+    # The module that `apply` was called on has no name there.
+    return str(error).partition(" (https://")[0].replace("None needs", "it needs")
 
 
 @contextlib.contextmanager

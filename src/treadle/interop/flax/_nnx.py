@@ -19,7 +19,14 @@ from .._depends import depends
 from .._expand import expanded, squeezed
 from .._held import Held
 from .._keys import is_key, stream_keys
-from .._modes import Keywords, bound, is_switched, modes_of
+from .._modes import (
+    FALSE_IN_TRAINING,
+    TRUE_IN_TRAINING,
+    Keywords,
+    bound,
+    is_switched,
+    modes_of,
+)
 from .._nested import Place, at, nested
 from .._norms import is_mapped
 from .._packages import required
@@ -365,7 +372,7 @@ def _leaves(module: Any, kind: str) -> list[Any]:
 
 
 def _attributes(module: Any) -> dict[str, Held]:
-    """The numbers and words that modules have as attributes, by path."""
+    """The numbers and words that modules have as attributes, by path, save those of a mode."""
     nnx = required("flax.nnx", "flax")
     return {
         "/".join(map(str, (*path, name))): Held(value)
@@ -373,6 +380,7 @@ def _attributes(module: Any) -> dict[str, Held]:
         if isinstance(node, nnx.Module)
         for name, value in vars(node).items()
         if value is None or isinstance(value, (bool, int, float, str, tuple))
+        if name not in (*TRUE_IN_TRAINING, *FALSE_IN_TRAINING)
     }
 
 
