@@ -454,6 +454,25 @@ def test_statistics_count_as_they_are_and_go_on_from_there(mode, momentum):
     )
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("mode", ["batch", "ema"])
+def test_statistics_that_are_given_are_those_that_are_evaluated_with(mode, steps):
+    norm, state = eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", mode=mode, momentum=0.9)
+    call = jax.vmap(norm, axis_name="batch", in_axes=(0, None), out_axes=(0, None))
+    x = 2 + 3 * drawn("input", (4, 3))
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(steps):
+            _, state = call(x, state)
+        ours = eqx.nn.inference_mode(norm)(x[0], state)[0]
+    like = {"weight": (3,), "bias": (3,), "running_mean": (3,), "running_var": (3,)}
+    theirs = to_torch(norm, state_dict_of(like), model_state=state)
+    scaled = (x[0] - theirs["running_mean"]) / np.sqrt(theirs["running_var"] + 1e-5)
+    np.testing.assert_allclose(ours, scaled, rtol=1e-5, atol=1e-6)
+    # And come back as what is evaluated with.
+    norm, state = from_torch(norm, theirs, model_state=state)
+    assert_same(to_torch(norm, theirs, model_state=state), theirs)
+
+
 def test_states_of_other_layers_go_by_the_path_of_their_index():
     model, state = eqx.nn.make_with_state(Normed)()
     theirs = state_dict_of(NORMED)
@@ -630,6 +649,7 @@ def test_tables_that_cannot_be_used(table, error, message):
     ("theirs", "message"),
     [
         ([1], "`state_dict` is of type list: give a dictionary of names"),
+        ({0: np.zeros(2, np.float32)}, "`state_dict` has the name 0, and names are strings"),
         ({"epoch": 3}, r"has 'epoch' of type int, .*checkpoint\['state_dict'\]"),
         ({"w": np.array(["a", "b"])}, r"unlike +`w` str32\[2\] goes to `w` float32\[2\]"),
         ({"w": jax.ShapeDtypeStruct((2,), jnp.float32)}, "'w' without numbers"),
@@ -665,6 +685,17 @@ def test_a_word_in_front_of_every_name_is_seen():
         make_mlp(), {name.replace("/", "."): a for name, a in theirs.items()}, {"module.**": "**"}
     )
     assert_same(again, model)
+
+
+def test_a_model_of_shapes_has_nothing_to_give():
+    shapes = {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}
+    with pytest.raises(ArgumentTypeError, match="only shapes, and no numbers to give, at 'w'"):
+        to_torch(shapes, {"w": np.zeros(2, np.float32)})
+
+
+def test_the_order_of_bytes_is_no_matter_of_the_numbers():
+    found = from_torch({"w": jnp.zeros(2)}, {"w": np.array([1, 2], ">f4")})
+    assert_same(found, {"w": jnp.array([1.0, 2.0])})
 
 
 def test_numbers_of_another_precision_only_when_asked():

@@ -18,7 +18,7 @@ from ...tree._paths import flatten_with_paths
 from .._leaves import holds_numbers, leaf_like
 from ._mirrored import mirrored_of
 from ._plan import Plan, joined, pieces_of, planned
-from ._statistics import Place, counted, counts_of, is_statistic, places_of
+from ._statistics import Place, counted, counts_of, evaluated, is_statistic, places_of
 from ._table import Rename, Route, routes_of
 from ._tensors import is_torchs, known, numbers_of, same_bits, value_like
 
@@ -158,7 +158,8 @@ def to_torch(
         state_dict: One of the module that it is for, `module.state_dict()`: its names, shapes and
             dtypes are those of what is returned.
         rename: As for `from_torch`.
-        model_state: As for `from_torch`.
+        model_state: As for `from_torch`. The statistics that are given are those that the norms
+            evaluate with.
         cast: Whether numbers of another precision may become those of the state dict.
         strict: As for `from_torch`.
 
@@ -178,6 +179,11 @@ def to_torch(
     # What `state_dict` holds is replaced: it need not be the same.
     plan = _planned(model, arrays, state_dict, rename, cast, tied=lambda one, two: True)
     _require_fit(plan, _way_out(plan, arrays, model_state is None), strict)
+    if shapes := _shapes_in(arrays):
+        raise ArgumentTypeError(
+            f"`model` has only shapes, and no numbers to give, at {some(list(map(repr, shapes)))}."
+        )
+    arrays |= evaluated(arrays, ours.places, ours.state_leaves)
     result = dict(state_dict)
     for name, route in plan.routes.items():
         like = known(name, state_dict[name])
@@ -215,6 +221,11 @@ def _planned(
             f"`state_dict` is of type {type(state_dict).__name__}: give a dictionary of names to "
             "arrays, as `module.state_dict()` or `treadle.interop.safetensors.load(path)` is."
         )
+    for name in state_dict:
+        if not isinstance(name, str):
+            raise ArgumentTypeError(
+                f"`state_dict` has the name {name!r}, and names are strings, 'layers.0.weight'."
+            )
     theirs = {name: known(name, value) for name, value in state_dict.items()}
     routes = routes_of(list(theirs), rename)
     counts = counts_of(model)
@@ -252,16 +263,17 @@ def _require_fit(plan: Plan, way_out: str, strict: bool) -> None:
 
 
 def _require_numbers(arrays: Mapping[str, Any], filled: Mapping[str, Any]) -> None:
-    without = [
-        repr(path)
-        for path, leaf in arrays.items()
-        if isinstance(leaf, jax.ShapeDtypeStruct) and path not in filled
-    ]
+    without = [path for path in _shapes_in(arrays) if path not in filled]
     if without:
         raise TreeError(
-            f"The state dict gives nothing for {some(without)}, and `model` has only shapes there: "
-            "make it with numbers to load a part."
+            f"The state dict gives nothing for {some(list(map(repr, without)))}, and `model` has "
+            "only shapes there: make it with numbers to load a part."
         )
+
+
+def _shapes_in(arrays: Mapping[str, Any]) -> list[str]:
+    """Where there are only shapes."""
+    return [path for path, leaf in arrays.items() if isinstance(leaf, jax.ShapeDtypeStruct)]
 
 
 def _state_leaf(place: Place, leaf: Any, filled: Mapping[str, Any]) -> Any:

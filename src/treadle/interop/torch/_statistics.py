@@ -1,6 +1,7 @@
 """The names of what lies in a model's state: a batch norm's statistics by PyTorch's names."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -104,3 +105,24 @@ def counted(leaf: Any, momentum: float) -> np.ndarray:
         return np.array(False)
     many = 1 if momentum <= 0 else math.ceil(math.log(_NOTHING) / math.log(momentum))
     return np.array(many, leaf.dtype)
+
+
+def evaluated(
+    arrays: Mapping[str, Any], places: Sequence[Place], leaves: Sequence[Any]
+) -> dict[str, np.ndarray]:
+    """The statistics that batch norms evaluate with, by name, where those are not what lies there.
+
+    Of few steps what lies there is still near the zeros that it began with; Equinox divides by
+    `1 - momentum**count` when it evaluates.
+    """
+    found = {}
+    for place, leaf in zip(places, leaves, strict=True):
+        if place.momentum is None or leaf.dtype == jnp.bool_:
+            continue
+        count = np.asarray(leaf)
+        share = np.where(count == 0, 1.0, 1.0 - place.momentum**count)
+        for name in ("running_mean", "running_var"):
+            path = join(place.path.rpartition("/")[0], name)
+            lies = np.asarray(arrays[path])
+            found[path] = (lies / share[..., None]).astype(lies.dtype)
+    return found

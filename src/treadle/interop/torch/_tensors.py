@@ -64,7 +64,8 @@ def known(name: str, value: Any) -> Known:
             "wanted. Of a file that holds more than the weights, give the part with the weights, "
             "such as `checkpoint['state_dict']`; of a module, `module.state_dict()`."
         )
-    return Known(tuple(value.shape), np.dtype(value.dtype))
+    # Whatever the order of its bytes, which is no matter of the numbers.
+    return Known(tuple(value.shape), np.dtype(value.dtype).newbyteorder("="))
 
 
 def same_bits(one: np.ndarray, two: np.ndarray) -> bool:
@@ -82,9 +83,9 @@ def numbers_of(name: str, value: Any) -> np.ndarray:
         raise ArgumentTypeError(
             f"`state_dict` has {name!r} without numbers, only a shape: load the weights first."
         )
-    if not is_tensor(value):
-        return np.asarray(value)
     dtype = known(name, value).dtype
+    if not is_tensor(value):
+        return np.asarray(value, dtype)
     tensor = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
     if dtype.isbuiltin == 2:  # PyTorch makes NumPy arrays of NumPy's own dtypes only.
         torch = sys.modules["torch"]
