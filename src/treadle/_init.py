@@ -25,9 +25,34 @@ from ._state import Parts, RawKey, TrainState, copy_leaf, init_faults, memberwis
 from ._trainable import trainable_mask
 from .tree._stack import stack
 
+# An NNX module is a tree whose statistics would be trained, a Linen module looks like a function.
+_WAYS_IN = {
+    "flax.linen.Module": "flax.from_linen(module, variables)",
+    "flax.nnx.Module": "flax.from_nnx(module)",
+    "haiku.Transformed": "haiku.from_haiku(transformed, params)",
+    "haiku.TransformedWithState": "haiku.from_haiku(transformed, params, state)",
+}
+
+
+def _require_brought_in(model: Any) -> None:
+    """Refuses modules of other systems as they are.
+
+    Raises:
+        ArgumentTypeError: With the function that brings them in.
+    """
+    for kind in type(model).__mro__:
+        for full, way in _WAYS_IN.items():
+            package, _, name = full.rpartition(".")
+            if kind.__name__ == name and f"{kind.__module__}.".startswith(f"{package}."):
+                raise ArgumentTypeError(
+                    f"`model` is a {type(model).__name__}, a `{full}`, which has to be brought in: "
+                    f"`step.init(treadle.interop.{way}, key=key)`."
+                )
+
 
 def _made(model: Any, key: PRNGKey) -> Model:
     """The model itself, or what a function makes: a module can be called too, and is no leaf."""
+    _require_brought_in(model)
     if not callable(model) or not jax.tree_util.all_leaves([model]):
         return model
     parameters = inspect.signature(model).parameters.values()
@@ -116,8 +141,8 @@ def initial_state(
     """The state before the first step: nothing in it is shared with anything outside.
 
     Raises:
-        ArgumentTypeError: `model` is a function that cannot be called with a key alone, or the
-            model's state is missing or not wanted.
+        ArgumentTypeError: `model` is a function that cannot be called with a key alone, or a module
+            of another system; or the model's state is missing or not wanted.
         ArgumentValueError: The optimizer has no such hyperparameters, or they are not numbers.
         TreeError: The model has nothing to train.
     """
@@ -213,6 +238,7 @@ def _numbers(hyperparams: Any, size: int | None = None) -> dict[str, Any]:
 
 
 def _initial_parts(spec: StepSpec, made: Any, model_state: Any, key: PRNGKey, copy: bool) -> Parts:
+    _require_brought_in(made)
     model, model_state = _with_state(spec, made, model_state)
     to_array = functools.partial(_as_array, copy=copy)
     model = jax.tree.map(to_array, model)

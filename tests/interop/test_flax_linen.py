@@ -565,6 +565,13 @@ def test_variables_that_do_not_fit_are_told():
         from_linen(MLP(), [])
 
 
+def test_a_module_that_was_not_brought_in_is_told():
+    step = TrainStep(one_loss, optax.adamw(1e-3))
+    for made in (MLP(), lambda key: MLP()):
+        with pytest.raises(ArgumentTypeError, match=r"a `flax\.linen\.Module`, .*linen\("):
+            step.init(made, key=jax.random.key(0))
+
+
 def test_arguments_of_the_wrong_type_are_told():
     with pytest.raises(ArgumentTypeError, match="`module` is the class MLP: give an instance"):
         from_linen(MLP, initial(MLP()))

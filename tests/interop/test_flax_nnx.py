@@ -363,6 +363,13 @@ def test_attributes_that_a_call_changes_are_told():
         model(X, state, resize=True)
 
 
+def test_a_module_that_was_not_brought_in_is_told():
+    step = TrainStep(one_loss, optax.adamw(1e-3))
+    for made in (net(normed=True), lambda key: net(normed=True)):
+        with pytest.raises(ArgumentTypeError, match=r"a `flax\.nnx\.Module`, .*nnx\("):
+            step.init(made, key=jax.random.key(0))
+
+
 def test_arguments_of_the_wrong_type_are_told():
     shapes = nnx.eval_shape(net)
     with pytest.raises(ArgumentTypeError, match="`module` has a shape at 'first/bias', and no arr"):

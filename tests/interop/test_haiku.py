@@ -264,6 +264,13 @@ def test_parameters_that_do_not_fit_are_told():
     assert not isinstance(raised.value, treadle.TreadleError)
 
 
+def test_a_transform_that_was_not_brought_in_is_told():
+    step = TrainStep(one_loss, optax.adamw(1e-3))
+    for transformed, end in ((mlp, r"params\)"), (normed, r"params, state\)")):
+        with pytest.raises(ArgumentTypeError, match=rf"from_haiku\(transformed, {end}, key"):
+            step.init(transformed, key=jax.random.key(0))
+
+
 def test_arguments_that_do_not_fit_are_told(monkeypatch):
     params, hk_state = initial(normed, True)
     with pytest.raises(ArgumentTypeError, match="`transformed` is a function: give what `hk"):

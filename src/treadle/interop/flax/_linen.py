@@ -289,7 +289,8 @@ def to_linen(
 ) -> dict[str, PyTree]:
     """The variables of a Linen module: what `module.apply` takes.
 
-    The inverse of `from_linen`, bit for bit.
+    The inverse of `from_linen`, bit for bit. The arrays are those of the model: the next step
+    frees them, unless they come from `state.copy()`.
 
     Args:
         model: What `from_linen` made, at any point of its training: `state.model`.

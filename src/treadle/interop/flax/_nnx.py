@@ -332,7 +332,8 @@ def to_nnx(
 ) -> Any:
     """A new NNX module with the variables of a model that `from_nnx` made.
 
-    The inverse of `from_nnx`, bit for bit.
+    The inverse of `from_nnx`, bit for bit. The arrays are those of the model: the next step
+    frees them, unless they come from `state.copy()`.
 
     Args:
         model: What `from_nnx` made, at any point of its training: `state.model`.

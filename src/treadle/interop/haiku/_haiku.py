@@ -277,7 +277,8 @@ def to_haiku(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """The parameters and the state of a Haiku function, as its `apply` takes them.
 
-    The inverse of `from_haiku`, bit for bit.
+    The inverse of `from_haiku`, bit for bit. The arrays are those of the model: the next step
+    frees them, unless they come from `state.copy()`.
 
     Args:
         model: What `from_haiku` made, at any point of its training: `state.model`.
