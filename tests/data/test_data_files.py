@@ -100,8 +100,11 @@ def test_npz_tells_of_files_that_are_none(tmp_path):
     path = tmp_path / "a.npz"
     with pytest.raises(TreadleError, match="cannot be read: No such file"):
         npz(path)
-    path.write_bytes(member(X))
+    path.write_bytes(b"x,y\n1,2\n")
     with pytest.raises(TreadleError, match=r"is not an \.npz file, or not all of one"):
+        npz(path)
+    path.write_bytes(member(X))
+    with pytest.raises(TreadleError, match=r"is one array, .*`np\.load\(path\)` reads it"):
         npz(path)
     with pytest.raises(TreadleError, match=r"holds no arrays: write it with `np\.savez"):
         npz(archive(path))

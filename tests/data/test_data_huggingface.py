@@ -107,6 +107,7 @@ def test_types_and_shapes_are_those_of_the_table():
         ({"a": [1, None]}, r"has 1 missing values in the column 'a'"),
         ({"a": [[1, 2], [3]]}, r"has lists of 1 to 2 elements in the column 'a': pad them"),
         ({"a": [{"b": 1}, {"b": 2}]}, r"the column 'a' of struct<b: int64>"),
+        ({"a": [{"bytes": b"", "path": "x"}] * 2}, r"has files in the column 'a'.*another name"),
     ],
 )
 def test_columns_that_are_no_numbers_are_told(columns, message):

@@ -46,6 +46,12 @@ def _as_array(array: Any, name: str, source: str) -> np.ndarray:
         return inner.reshape(len(array), kind.list_size, *inner.shape[1:])
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return _from_lists(array, name, source)
+    if pa.types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}:
+        raise DataError(
+            f"{source} has files in the column {name!r}, images or sounds as `datasets` has them: "
+            f"decode them first, under another name, `dataset.map(lambda row: {{'pixels': "
+            f"np.asarray(row[{name!r}])}}, remove_columns={name!r})`."
+        )
     raise DataError(
         f"{source} has the column {name!r} of {kind}, which JAX does not have: turn it into "
         f"numbers, or leave it out. Every column must have {_ROWS}."

@@ -93,6 +93,8 @@ def huggingface(
 
     Example:
         >>> dataset = datasets.load_dataset("mnist", split="train")
+        >>> pixels = lambda row: {"pixels": np.asarray(row["image"])}
+        >>> dataset = dataset.map(pixels, remove_columns="image")
         >>> batches = treadle.data.huggingface(dataset, 128, key=jax.random.key(0))
     """
     check_cut(batch_size, shuffle, drop_remainder, epochs)

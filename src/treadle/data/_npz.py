@@ -53,6 +53,10 @@ def npz(path: Door[str | os.PathLike[str]]) -> dict[str, np.ndarray]:
     except OSError as error:
         raise unreadable(where, error) from error
     except _DAMAGED as error:
+        if _begins(where, np.lib.format.MAGIC_PREFIX):
+            raise DataError(
+                f"{where} is one array, not an archive of several: `np.load(path)` reads it."
+            ) from error
         raise DataError(
             f"{where} is not an .npz file, or not all of one: it is no zip archive ({error}). "
             "Write it with `np.savez`, or fetch it again."
@@ -63,6 +67,11 @@ def npz(path: Door[str | os.PathLike[str]]) -> dict[str, np.ndarray]:
     if not found:
         raise DataError(f"{where} holds no arrays: write it with `np.savez(path, x=x, y=y)`.")
     return {name.removesuffix(".npy"): array for name, array in found.items()}
+
+
+def _begins(path: pathlib.Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
 
 
 def _check_count(archive: zipfile.ZipFile, path: pathlib.Path) -> None:
