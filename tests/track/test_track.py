@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treadle import ArgumentTypeError
+from treadle import ArgumentTypeError, DataError
 from treadle.callbacks import Log
 from treadle.track import CSV, JSONL, Tracker, read_jsonl
 
@@ -111,6 +111,16 @@ def test_what_is_logged_to_is_a_tracker(tracker):
 def test_a_file_has_a_path(kind):
     with pytest.raises(ArgumentTypeError, match=r"`path` \(=3\) must be the path of a file"):
         kind(3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"), [(CSV, "name,age\nx,3\n"), (CSV, "step\nlast\n"), (JSONL, '["a", 1]\n')]
+)
+def test_a_file_of_something_else_stays(kind, text, tmp_path):
+    (tmp_path / "rows").write_text(text)
+    with pytest.raises(DataError, match=r"rows' has a row without a step, .*Name another file"):
+        kind(tmp_path / "rows").resume(0)
+    assert (tmp_path / "rows").read_text() == text
 
 
 def test_trackers_are_an_interface():

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._custom_types import Door
 from ._base import Tracker
-from ._files import append, local_file, replace_text
+from ._files import append, local_file, replace_text, step_of
 from ._flat import flat
 from ._known import Known
 
@@ -54,7 +54,7 @@ class CSV(Tracker):
         # The text behind the last newline was not finished when its writer died.
         text, newline, _ = self.path.read_text(encoding="utf-8").rpartition("\n")
         reader = csv.DictReader(io.StringIO(text + newline, newline=""))
-        kept = [row for row in reader if int(row["step"]) <= step]
+        kept = [row for row in reader if step_of(row, self.path) <= step]
         here = [row for row in kept if int(row["step"]) == step]
         # An empty cell is none.
         self._known = Known(step, [name for row in here for name, cell in row.items() if cell])

@@ -6,7 +6,7 @@ from typing import Any
 
 from .._custom_types import Door
 from .._durable import sync_folder
-from .._errors import ArgumentTypeError, ArgumentValueError
+from .._errors import ArgumentTypeError, ArgumentValueError, DataError
 
 
 def replace_text(path: pathlib.Path, text: str, *, aside: pathlib.Path | None = None) -> None:
@@ -61,6 +61,21 @@ def local_file(path: Door[str | os.PathLike[str]]) -> pathlib.Path:
     if not isinstance(path, (str, os.PathLike)):
         raise ArgumentTypeError(f"`path` (={path!r}) must be the path of a file.")
     return pathlib.Path(path).absolute()
+
+
+def step_of(row: Any, path: pathlib.Path) -> int:
+    """The step of a row that a file has.
+
+    Raises:
+        DataError: There is none: the file is of something else.
+    """
+    try:
+        return int(row["step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{str(path)!r} has a row without a step, {row!r:.100}: it is of something else than a "
+            "tracker, and stays as it is. Name another file, or move that one away."
+        ) from error
 
 
 def local_folder(name: str, folder: Door[str | os.PathLike[str]]) -> pathlib.Path:

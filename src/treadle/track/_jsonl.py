@@ -12,7 +12,7 @@ from .._custom_types import Door
 from .._durable import make_folder, sync_folder
 from .._errors import DataError
 from ._base import Tracker
-from ._files import append, local_file, replace_text
+from ._files import append, local_file, replace_text, step_of
 from ._known import Known
 
 # Lines that wait to be written at most.
@@ -71,7 +71,7 @@ class JSONL(Tracker):
         self._known = Known()
         if not self.path.exists():
             return
-        kept = [row for row in read_jsonl(self.path) if row["step"] <= step]
+        kept = [row for row in read_jsonl(self.path) if step_of(row, self.path) <= step]
         self._known = Known(step, [name for row in kept if row["step"] == step for name in row])
         replace_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
