@@ -114,7 +114,7 @@ def test_a_file_has_a_path(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "text"), [(CSV, "name,age\nx,3\n"), (CSV, "step\nlast\n"), (JSONL, '["a", 1]\n')]
+    ("kind", "text"), [(CSV, "name,age\nx,3\n"), (CSV, "step\nlast\n"), (JSONL, '{"a": 1}\n')]
 )
 def test_a_file_of_something_else_stays(kind, text, tmp_path):
     (tmp_path / "rows").write_text(text)
