@@ -308,6 +308,25 @@ def test_transposed_convolutions_give_what_pytorchs_give(groups):
     np.testing.assert_allclose(model(jnp.asarray(x)), theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_recurrent_layers_have_the_sums_that_the_page_tells(kind):
+    torch = pytest.importorskip("torch")
+    module = getattr(torch.nn, kind)(2, 3)
+    theirs = {name.removesuffix("_l0"): tensor for name, tensor in module.state_dict().items()}
+    of_input, of_hidden = theirs.pop("bias_ih"), theirs.pop("bias_hh")
+    theirs["bias"] = of_input + of_hidden
+    if kind == "GRU":
+        theirs["bias"][6:] = of_input[6:]
+        theirs["bias_n"] = of_hidden[6:]
+    cell = from_torch(getattr(eqx.nn, f"{kind}Cell")(2, 3, key=jax.random.key(0)), theirs)
+    x = drawn("x", (4, 2))
+    carry = (jnp.zeros(3), jnp.zeros(3)) if kind == "LSTM" else jnp.zeros(3)
+    for row in x:
+        carry = cell(jnp.asarray(row), carry)
+    wanted = module(torch.from_numpy(x))[0][-1].detach().numpy()
+    np.testing.assert_allclose(carry[0] if kind == "LSTM" else carry, wanted, atol=1e-5)
+
+
 def test_the_encoder_there_and_back_through_a_file(tmp_path):
     theirs = state_dict_of(encoder.shapes())
     safetensors.save(tmp_path / "theirs", theirs)
