@@ -14,7 +14,7 @@ from flax.training.train_state import TrainState as FlaxState
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers import assert_close, assert_same
-from tests.interop.losses import BATCHES, X, Y, cross_entropy, one_loss
+from tests.interop.losses import BATCHES, X, Y, check_own_key, cross_entropy, one_loss
 
 import treadle
 from treadle import ArgumentTypeError, ArgumentValueError, MissingExtraError, TrainStep, TreeError
@@ -217,6 +217,18 @@ def test_several_streams_draw_with_keys_of_their_own():
         from_linen(Noisy(), {"params": {}})(X, key=key)
 
 
+def test_a_call_with_an_argument_key_gets_it():
+    class Keyed(nn.Module):
+        def __call__(self, x, key=None):
+            return key, None if key is None else self.make_rng("dropout")
+
+    model = from_linen(Keyed(), {"params": {}})
+    check_own_key(model)
+    # In its place it wins, and the stream has the other.
+    one, two = jax.random.key(0), jax.random.key(1)
+    assert_same(model(X, one, key=two), Keyed().apply({}, X, one, rngs={"dropout": two}))
+
+
 def test_each_example_drops_by_its_own_key():
     step = TrainStep(one_loss, optax.adamw(1e-3))
     module = MLP(rate=0.5)
@@ -375,6 +387,8 @@ def test_other_methods_and_arguments():
         model(X)
     with pytest.raises(ArgumentValueError, match=r"`method` \(='decode'\) is no method of C"):
         model(X, method="decode")
+    with pytest.raises(ArgumentValueError, match=r"`method` \(=3\) is no method of Coder"):
+        model(X, method=3)
 
 
 def test_flags_of_other_names_are_told():

@@ -16,6 +16,7 @@ from tests.interop.losses import (
     BATCHES,
     X,
     Y,
+    check_own_key,
     cross_entropy,
     one_loss,
     one_stateful,
@@ -227,6 +228,17 @@ def test_several_streams_have_keys_of_their_own():
     stacked = Stacked(rngs.split(16) if hasattr(nnx.Rngs, "split") else rngs.fork(split=16))
     rows = from_nnx(stacked)(X, key=jax.random.key(0))
     assert len({row.tobytes() for row in np.asarray(rows)}) == 16
+
+
+def test_a_call_with_an_argument_key_gets_it():
+    class Keyed(nnx.Module):
+        def __init__(self, rngs):
+            self.rngs = rngs
+
+        def __call__(self, x, *, key=None):
+            return key, None if key is None else self.rngs.noise()
+
+    check_own_key(from_nnx(Keyed(nnx.Rngs(noise=0))))
 
 
 def test_only_what_a_glob_names_is_trained():

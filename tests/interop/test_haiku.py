@@ -17,6 +17,7 @@ from tests.interop.losses import (
     BATCHES,
     X,
     Y,
+    check_own_key,
     cross_entropy,
     one_loss,
     one_stateful,
@@ -206,6 +207,11 @@ def test_draws_are_those_of_apply_with_the_same_key():
     # Without the key in `apply`, there is none to hand on.
     plain = from_haiku(hk.without_apply_rng(mlp), initial(mlp))
     assert_same(plain(X, key=key), mlp.apply(initial(mlp), None, X))
+
+
+def test_a_call_with_an_argument_key_gets_it():
+    keyed = hk.transform(lambda x, key=None: (key, None if key is None else hk.next_rng_key()))
+    check_own_key(from_haiku(keyed, {}))
 
 
 def test_only_what_a_glob_names_is_trained():

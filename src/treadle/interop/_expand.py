@@ -9,10 +9,12 @@ from jaxtyping import PyTree
 
 from .._errors import ArgumentValueError
 from ..tree._paths import flatten_with_paths
+from ._keys import is_key
 
 
 def _is_array(leaf: Any) -> bool:
-    return eqx.is_array(leaf) or isinstance(leaf, (np.ndarray, np.generic))
+    # A key is nobody's example.
+    return (eqx.is_array(leaf) and not is_key(leaf)) or isinstance(leaf, (np.ndarray, np.generic))
 
 
 def expanded(tree: PyTree) -> PyTree:

@@ -16,7 +16,7 @@ from ...tree._paths import flatten_with_paths
 from .._collections import Indices, read, require_kept, require_state, stated, written
 from .._expand import expanded, squeezed
 from .._held import Held
-from .._keys import stream_keys
+from .._keys import shared_key, stream_keys
 from .._modes import Keywords, bound, flags_among, is_switched, modes_of
 from .._packages import required
 from ._linen_errors import told
@@ -64,7 +64,9 @@ class _Definition:
         inference = is_switched(inference)
         module = self.in_mode(inference)
         keywords = self.inference if inference else self.training
-        args, given = bound(keywords, _signature(module, method), args, kwargs, self.name)
+        signature = _signature(module, method)
+        key, own = shared_key(key, signature, args)
+        args, given = bound(keywords, signature, args, {**kwargs, **own}, self.name)
         if self.expand:
             args, given = expanded((args, given))
         rngs = None
@@ -112,7 +114,8 @@ class LinenModule(eqx.Module):
             args: As the Linen module takes them.
             key: For the streams that `rngs` names: with one, the call draws what
                 `module.apply(variables, x, rngs={"dropout": key})` does; with several, the stream
-                at index `i` gets `fold_in(key, i)`.
+                at index `i` gets `fold_in(key, i)`. A call that takes an argument `key` gets the
+                key there, and its streams draw with others.
             method: Another method than `__call__`.
             kwargs: As the Linen module takes them; they win over those of the mode.
 
@@ -208,7 +211,7 @@ def _signature(module: Any, method: Any) -> inspect.Signature:
     if method is None:
         method = "__call__"
     function = getattr(type(module), method, None) if isinstance(method, str) else method
-    if function is None:
+    if not callable(function):
         raise ArgumentValueError(f"`method` (={method!r}) is no method of {type(module).__name__}.")
     signature = inspect.signature(function)
     _, *parameters = signature.parameters.values()

@@ -18,7 +18,7 @@ from .._collections import Indices, read, require_kept, require_state, stated, w
 from .._depends import depends
 from .._expand import expanded, squeezed
 from .._held import Held
-from .._keys import is_key, stream_keys
+from .._keys import is_key, shared_key, stream_keys
 from .._modes import (
     FALSE_IN_TRAINING,
     TRUE_IN_TRAINING,
@@ -94,9 +94,10 @@ class _Graph:
         """What the module returns, and its variables that are no parameters afterwards."""
         params, rngs, rest = variables
         inference = is_switched(inference)
+        key, own = shared_key(key, self.signature.value, args)
         rngs = rngs if key is None else self._reseeded(rngs, key)
         keywords = self.inference if inference else self.training
-        args, given = bound(keywords, self.signature.value, args, kwargs, self.name)
+        args, given = bound(keywords, self.signature.value, args, {**kwargs, **own}, self.name)
         if self.expand:
             args, given = expanded((args, given))
 
@@ -183,7 +184,8 @@ class NNXModule(eqx.Module):
         Args:
             args: As the NNX module takes them.
             key: For the module's streams: the key itself where there is one, and
-                `fold_in(key, i)` for the one at index `i` of several.
+                `fold_in(key, i)` for the one at index `i` of several. A call that takes an
+                argument `key` gets the key there, and its streams draw with others.
             kwargs: As the NNX module takes them; they win over those of the mode.
 
         Raises:

@@ -15,6 +15,7 @@ from ..._random import as_key
 from .._collections import Indices, read, require_kept, require_state, stated, written
 from .._expand import expanded, squeezed
 from .._held import Held
+from .._keys import shared_key
 from .._modes import Keywords, bound, is_switched, modes_of
 from .._nested import Place, at, clash, nested
 from .._packages import required
@@ -80,7 +81,8 @@ class _Transform:
         """What the function returns, and its next state."""
         inference = is_switched(inference)
         keywords = self.inference if inference else self.training
-        args, given = bound(keywords, self.signature.value, args, kwargs, NAME)
+        key, own = shared_key(key, self.signature.value, args)
+        args, given = bound(keywords, self.signature.value, args, {**kwargs, **own}, NAME)
         if self.expand:
             args, given = expanded((args, given))
         held: list[Any] = [self.params.two_levels(params)]
@@ -123,7 +125,8 @@ class HaikuModule(eqx.Module):
         Args:
             args: As the function takes them.
             key: What Haiku calls `rng`: the call draws what `transformed.apply(params, key, x)`
-                does.
+                does. A function that takes an argument `key` gets the key there, and what it
+                draws by `hk.next_rng_key()` is drawn with another.
             kwargs: As the function takes them; they win over those of the mode.
 
         Raises:
