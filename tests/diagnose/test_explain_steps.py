@@ -177,6 +177,12 @@ def test_what_is_not_finite_names_the_ways_to_look():
 TOO_MANY = 2**46
 
 
+# There a compiled program that runs out of memory on a CPU says nothing, and its results never come.
+never_told = pytest.mark.skipif(
+    jax.__version_info__ < (0, 7), reason="jaxlib before 0.7 does not tell of it"
+)
+
+
 def wide_loss(model, x, key):
     loss = jnp.sum(model(x))
     wide = jnp.full(TOO_MANY, loss)
@@ -195,6 +201,7 @@ def out_of_memory(run):
     return note
 
 
+@never_told
 @pytest.mark.parametrize("way", ["step", "scan", "fit"])
 def test_out_of_memory_names_the_largest_values_and_their_lines(way):
     step = treadle.TrainStep(wide_loss, optax.sgd(0.1))
@@ -213,6 +220,7 @@ def test_out_of_memory_names_the_largest_values_and_their_lines(way):
     assert len(step.compilations) <= 1
 
 
+@never_told
 def test_a_device_that_says_it_later():
     step = treadle.TrainStep(behind_loss, optax.sgd(0.1))
 

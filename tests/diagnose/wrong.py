@@ -47,6 +47,10 @@ class Case(NamedTuple):
 
 CASES: dict[str, Case] = {}
 
+# JAX 0.6 and Optax 0.2.5 say less, and so does the note; later ones are to be restated in full.
+TERSE = jax.__version_info__ < (0, 7)
+OLD_OPTAX = tuple(map(int, optax.__version__.split(".")[:3])) < (0, 2, 6)
+
 
 def raises(error: type[Exception], anchor: str, *said: str) -> Callable[..., Any]:
     def take(run: Callable[[], Any]) -> Callable[[], Any]:
@@ -531,7 +535,11 @@ def concatenate_under_two_vmaps():
     jax.vmap(jax.vmap(lambda x: jnp.concatenate([x, y])))(jnp.ones((8, 6, 5)))  # here
 
 
-@raises(ValueError, "shapes-that-do-not-fit", "of one example they are (5,) and (3,)")
+@raises(
+    ValueError,
+    "shapes-that-do-not-fit",
+    "`x` is float32[5]" if TERSE else "of one example they are (5,) and (3,)",
+)
 def stack_under_vmap_of_grad():
     y = jnp.ones(3)
     jax.vmap(jax.grad(lambda x: jnp.stack([x, y]).sum()))(jnp.ones((8, 5)))  # here
@@ -768,7 +776,7 @@ def model_through_grad():
     jax.grad(lambda m, x: m(x).sum())(model, jnp.ones(3))  # here
 
 
-@raises(TypeError, "not-a-valid-jax-type", "returned a text")
+@raises(TypeError, "not-a-valid-jax-type", "met a text" if TERSE else "returned a text")
 def text_returned():
     jax.jit(lambda x: "done")(1.0)  # here
 
@@ -808,7 +816,12 @@ def gradient_with_aux():
     jax.grad(lambda x: (x, 1))(1.0)  # here
 
 
-@raises(TypeError, "expected-the-input-to-have-a-dtype", "are float32", "labels.astype(jnp.int32)")
+@raises(
+    AssertionError if OLD_OPTAX else TypeError,
+    "expected-the-input-to-have-a-dtype",
+    "are float32",
+    "labels.astype(jnp.int32)",
+)
 def labels_of_floats():
     loss = optax.softmax_cross_entropy_with_integer_labels
     jax.vmap(loss)(jnp.ones((8, 3)), jnp.ones(8))  # here

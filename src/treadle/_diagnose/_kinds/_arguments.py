@@ -178,15 +178,18 @@ def _types_differ(raised: Raised) -> Explanation | None:
 
 _DTYPE = re.compile(
     r"Expected the input to have a dtype that is a subdtype of .*integer.*got (\w+)"
+    # Optax 0.2.5, of which it is an `AssertionError`.
+    r"|input \d+ has type (\w+) but expected <class 'int'>"
 )
 
 
 def _labels(raised: Raised) -> Explanation | None:
-    found = _DTYPE.search(raised.message) if isinstance(raised.error, TypeError) else None
+    is_refusal = isinstance(raised.error, TypeError | AssertionError)
+    found = _DTYPE.search(raised.message) if is_refusal else None
     if not found:
         return None
     return Explanation(
-        f"Labels are wanted as whole numbers, and are {found[1]}.",
+        f"Labels are wanted as whole numbers, and are {found[1] or found[2]}.",
         "`labels.astype(jnp.int32)` for the numbers of classes; "
         "`optax.softmax_cross_entropy(logits, labels)` for one-hot ones.",
         "expected-the-input-to-have-a-dtype",
