@@ -177,7 +177,7 @@ def test_what_is_not_finite_names_the_ways_to_look():
 TOO_MANY = 2**46
 
 
-# There a compiled program that runs out of memory on a CPU says nothing, and its results never come.
+# There a compiled program that runs out of memory on a CPU says nothing; its results never come.
 never_told = pytest.mark.skipif(
     jax.__version_info__ < (0, 7), reason="jaxlib before 0.7 does not tell of it"
 )
