@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from .._errors import ArgumentTypeError, TreeError
@@ -14,10 +17,11 @@ Indices = dict[str, eqx.nn.StateIndex]
 
 def stated(collections: Mapping[str, PyTree]) -> tuple[Indices, eqx.nn.State]:
     """The places of collections in a state, and the state that holds them."""
-    indices = {name: eqx.nn.StateIndex(value) for name, value in collections.items()}
+    kept = jax.tree.map(_as_kept, dict(collections))
+    indices = {name: eqx.nn.StateIndex(value) for name, value in kept.items()}
     for name, index in indices.items():
         # So that a state goes by the name of its collection, `batch_stats`, in paths and in
-        # checkpoints: `make_with_state` puts the name of a class before it, older ones a number.
+        # checkpoints: `make_with_state` puts the name of a class before it.
         object.__setattr__(index, "marker", name)
     model_state = eqx.nn.State(list(indices.values()))
     return {name: eqx.nn.delete_init_state(index) for name, index in indices.items()}, model_state
@@ -93,8 +97,8 @@ def written(
         TreeError: They have other variables, shapes or dtypes than before.
     """
     for name, index in indices.items():
-        old = model_state.get(index)
-        problems = mismatches(old, new[name], ("what it was given", "what it left"), _same_kind)
+        old, left = model_state.get(index), jax.tree.map(_as_kept, new[name])
+        problems = mismatches(old, left, ("what it was given", "what it left"), _same_kind)
         if problems:
             raise TreeError(
                 f"The call of {what} changed the make of its collection {name!r}: "
@@ -102,8 +106,17 @@ def written(
                 f"dtypes: initialise the module with all that it writes, with inputs of these "
                 f"shapes."
             )
-        model_state = model_state.set(index, new[name])
+        model_state = model_state.set(index, left)
     return model_state
+
+
+def _as_kept(leaf: Any) -> Any:
+    """A leaf as a state has it: a call may leave a number, or what JAX takes for one."""
+    if isinstance(leaf, (bool, int, float)):
+        return jnp.asarray(np.asarray(leaf))
+    if getattr(leaf, "weak_type", False):
+        return jax.lax.convert_element_type(leaf, leaf.dtype)
+    return leaf
 
 
 def _same_kind(old: Any, new: Any) -> bool:
