@@ -1,14 +1,15 @@
-"""The same examples through every source of batches that people have."""
+"""The same examples through every source of batches that people have.
+
+The packages, JAX and treadle among them, are imported where a source is made: the measures' names
+are known in every child process, and those begin with a fresh interpreter.
+"""
 
 import importlib.util
 import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-
-import treadle
 
 from .._configs import NUM_CLASSES, Config, Pair
 
@@ -56,6 +57,10 @@ class Rows:
 
 
 def _arrays(pair: Pair, size: int, folder: pathlib.Path) -> Iterable[Any]:
+    import jax
+
+    import treadle
+
     return treadle.data.arrays(pair, size, key=jax.random.key(0))
 
 
@@ -88,12 +93,18 @@ class Shaped:
 
 
 def _huggingface(pair: Pair, size: int, folder: pathlib.Path) -> Iterable[Any]:
+    import jax
+
+    import treadle
+
     dataset = _saved(pair, folder)
     batches = treadle.data.huggingface(dataset, size, key=jax.random.key(0))
     return Shaped(batches, pair[0].shape[1:])
 
 
 def _huggingface_stream(pair: Pair, size: int, folder: pathlib.Path) -> Iterable[Any]:
+    import treadle
+
     dataset = _saved(pair, folder).to_iterable_dataset()
     batches = treadle.data.huggingface(dataset, size, key=None, shuffle=False)
     return Shaped(batches, pair[0].shape[1:])
@@ -194,11 +205,15 @@ def _torch_rows(pair: Pair) -> Any:
 def _torch(pair: Pair, size: int, folder: pathlib.Path) -> Iterable[Any]:
     from torch.utils.data import DataLoader
 
+    import treadle
+
     return treadle.data.torch(DataLoader(_torch_rows(pair), size, shuffle=True, drop_last=True))
 
 
 def _torch_stateful(pair: Pair, size: int, folder: pathlib.Path) -> Iterable[Any]:
     from torchdata.stateful_dataloader import StatefulDataLoader
+
+    import treadle
 
     loader = StatefulDataLoader(_torch_rows(pair), size, shuffle=True, drop_last=True)
     return treadle.data.torch(loader)

@@ -25,6 +25,9 @@ def measure(options: Options, console: Console) -> dict:
         console.print(f"rules: {rule}", style="dim")
         with Worker(_DEVICES) as worker:
             rows += worker.call(_CHILD, rule=rule, most=1 if options.smoke else None)
+    for row in rows:
+        if row["error"] and not row["mutant"]:
+            raise RuntimeError(f"{row['rule']} as it is could not be tried: {row['error']}")
     return {"rows": rows}
 
 

@@ -1,6 +1,7 @@
 """What runs in the measures' processes gives the figures it should."""
 
 import gc
+import subprocess
 import sys
 
 import jax
@@ -12,6 +13,16 @@ from benchmarks.measures import _gc_child, _keys_child, _memory_child, _startup_
 def _loose_jax():
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+def test_a_child_begins_with_a_fresh_interpreter():
+    # It finds its function among all measures, and times imports, or puts another treadle first.
+    code = (
+        "import sys, benchmarks.measures as measures; assert measures.MEASURES; "
+        "print([name for name in ('jax', 'equinox', 'treadle', 'torch') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (answer.stdout, answer.stderr) == ("[]\n", "")
 
 
 def test_all_of_the_state_is_aliased():
