@@ -214,6 +214,21 @@ def test_a_call_with_an_argument_key_gets_it():
     check_own_key(from_haiku(keyed, {}))
 
 
+def test_a_state_may_be_left_as_a_number():
+    @hk.transform_with_state
+    def marks(x):
+        for name, value in (("half", 0.5), ("weak", jnp.where(jnp.sum(x) == 0, 1.0, 2.0))):
+            hk.set_state(name, value)
+        return x
+
+    model, model_state = from_haiku(marks, *marks.init(jax.random.key(0), X))
+    for _ in range(2):
+        _, model_state = model(X, model_state)
+    left = to_haiku(model, model_state)[1]["~"]
+    assert_same(left, {"half": np.float32(0.5), "weak": np.float32(2.0)})
+    assert not any(leaf.weak_type for leaf in left.values())
+
+
 def test_only_what_a_glob_names_is_trained():
     step = TrainStep(one_loss, optax.adamw(1e-1), trainable="params/mlp/linear_0/**")
     model = from_haiku(mlp, initial(mlp))
