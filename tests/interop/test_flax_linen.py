@@ -187,6 +187,27 @@ def test_a_batch_norm_with_the_axis_of_the_examples_trains_on_examples():
     assert_close(back, variables, rtol=1e-6, atol=1e-6)
 
 
+def test_two_modules_have_a_state_each():
+    (one, one_state), (two, two_state) = (from_linen(Normed(), initial(Normed())) for _ in "ab")
+
+    def loss(models, states, batch, key):
+        outs, states = zip(
+            *(model(x, s) for model, x, s in zip(models, (batch, 2 * batch), states, strict=True)),
+            strict=True,
+        )
+        return sum(jnp.mean(out**2) for out in outs), states
+
+    step = TrainStep(loss, optax.sgd(1e-2), batched=True, stateful=True)
+    state = step.init((one, two), key=jax.random.key(0), model_state=(one_state, two_state))
+    state, _ = step(state, X)
+    means = [
+        to_linen(*pair)["batch_stats"]["BatchNorm_0"]["mean"]
+        for pair in zip(state.model, state.model_state, strict=True)
+    ]
+    assert_close(means[1], 2 * means[0])
+    assert np.any(np.asarray(means[0]) != 0)
+
+
 def test_draws_are_those_of_apply_with_the_same_key():
     module = MLP(rate=0.5)
     model = from_linen(module, initial(MLP()))
