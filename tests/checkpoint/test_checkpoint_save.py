@@ -367,6 +367,13 @@ class StandsForAnArray:
         return jnp.ones(2)
 
 
+class OfAnotherLibrary:
+    dtype, shape = "float32", (2,)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones(2, np.float32)
+
+
 def deleted():
     array = jnp.ones(2)
     array.delete()
@@ -378,6 +385,7 @@ def deleted():
     [
         (lambda: np.array([{}, None]), r"leaf `a/0` has dtype object, which could only be pickled"),
         (lambda: np.zeros(2, [("x", "f4")]), r"leaf `a/0` has dtype .*'x'.* only be pickled"),
+        (OfAnotherLibrary, r"leaf `a/0` is a .*OfAnotherLibrary.*: put `np\.asarray\(leaf\)`"),
         (StandsForAnArray, r"leaf `a/0` is of type StandsForAnArray, which stands for an array"),
         (deleted, r"leaf `a/0` was deleted, most likely donated"),
         (lambda: jax.ShapeDtypeStruct((2,), np.float32), r"is a `jax\.ShapeDtypeStruct`"),

@@ -83,12 +83,22 @@ def spec_of(path: str, leaf: Any) -> Spec | None:
         if _holds_keys(leaf):
             return Spec(leaf.shape, "key", "uint32", str(_key_implementation(leaf)))
         return _array_spec(path, leaf.shape, np.dtype(leaf.dtype), equinox_reads_bfloat16=True)
+    if _is_foreign(leaf):
+        raise CheckpointError(
+            f"The leaf {quoted(path)} is a {type(leaf).__module__}.{type(leaf).__qualname__}, an "
+            "array of another library, which is not saved: put `np.asarray(leaf)` there."
+        )
     if hasattr(leaf, "__jax_array__"):
         raise CheckpointError(
             f"The leaf {quoted(path)} is of type {type(leaf).__name__}, which stands for an array "
             "but is none: make it a pytree of its arrays, or put `jnp.asarray(leaf)` there."
         )
     return None
+
+
+def _is_foreign(leaf: Any) -> bool:
+    """Whether it is an array of another library: a tensor of PyTorch's, a column of pandas'."""
+    return not isinstance(leaf, type) and hasattr(leaf, "__array__") and hasattr(leaf, "dtype")
 
 
 def _array_spec(
