@@ -57,6 +57,14 @@ def without_caches() -> Any:
     return set_xla_metadata(treadle_audit=str(next(_numbers)))
 
 
+def own_tracebacks() -> Any:
+    """A context in which what is traced has the stack of this trace, inner programs too.
+
+    Older JAX keeps the whole stack of whoever traced an inner program first; newer ones begin anew.
+    """
+    return without_caches() if _context is None else contextlib.nullcontext()
+
+
 def is_jitted(fn: Any) -> bool:
     """Whether a function is under `jax.jit`."""
     return isinstance(fn, type(_an_example()))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._audit._private import is_backward
+from .._audit._private import is_backward, own_tracebacks
 from .._batch import num_examples
 from .._custom_types import Args, Batch, Metrics
 from .._diagnose import Place, RawFrame, library_of, raw_frames
@@ -95,7 +95,8 @@ def _trace(step: TrainStep, state: TrainState, batch: Batch, packed: Any) -> _Pr
     twin, names = named(step)
     notes = []
     try:
-        traced = twin._step.trace(state, batch, packed)
+        with own_tracebacks():
+            traced = twin._step.trace(state, batch, packed)
     except Exception as error:
         # Whatever a model makes of modules whose classes are not quite its own: then without.
         traced = _trace_plainly(step, state, batch, packed)
@@ -107,7 +108,8 @@ def _trace(step: TrainStep, state: TrainState, batch: Batch, packed: Any) -> _Pr
 def _trace_plainly(step: TrainStep, *arguments: Any) -> Any:
     known = len(step._log.entries)
     try:
-        return step._step.trace(*arguments)
+        with own_tracebacks():
+            return step._step.trace(*arguments)
     finally:
         step._log.forget(known)
 
