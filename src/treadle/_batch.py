@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from ._checks import foreign_to_jax
 from ._custom_types import Batch
 from ._errors import BatchError, DataError
 from .tree._paths import flatten_with_paths
@@ -32,10 +33,11 @@ def num_examples(batch: Batch, name: str = "batch") -> int:
     for path, leaf in leaves:
         if not is_batch_leaf(leaf):
             raise BatchError(f"`{name}` has {_told(leaf)} at {path!r}: {_way_out(leaf)}")
-        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "OSUMm":
+        advice = foreign_to_jax(leaf.dtype) if isinstance(leaf, np.ndarray) else None
+        if advice is not None:
             raise BatchError(
-                f"`{name}` has an array of {leaf.dtype} at {path!r}, which JAX does not have: turn "
-                f"it into numbers, or leave it out."
+                f"`{name}` has an array of {leaf.dtype} at {path!r}, which JAX does not have: "
+                f"{advice}."
             )
         if jnp.ndim(leaf) == 0:
             raise BatchError(

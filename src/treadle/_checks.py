@@ -3,6 +3,8 @@
 import operator
 from typing import Any
 
+import numpy as np
+
 from ._errors import ArgumentTypeError, ArgumentValueError
 
 
@@ -43,3 +45,19 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ArgumentValueError(
             f"`{name}` (={value!r}) must be one of {', '.join(map(repr, choices))}."
         )
+
+
+def foreign_to_jax(dtype: np.dtype) -> str | None:
+    """What to do about an array of a dtype that JAX does not have; `None` for one that it has."""
+    if dtype.kind in "OSUMm":
+        return "turn it into numbers, or leave it out"
+    if dtype.names is not None:
+        return "its fields are arrays of their own, `{name: x[name] for name in x.dtype.names}`"
+    # JAX's own, bfloat16 and its kin, are of the kind "V", as bytes without a meaning are.
+    if dtype.kind == "V" and dtype.isbuiltin != 2:
+        return "NumPy's files lose what bfloat16 is called, `x.view(jnp.bfloat16)`"
+    if not dtype.isnative:
+        return f"`x.astype({dtype.newbyteorder('=').str!r})` has this machine's order of bytes"
+    if dtype.itemsize > {"f": 8, "c": 16}.get(dtype.kind, dtype.itemsize):
+        return f"`x.astype('{dtype.kind}{dtype.itemsize // 2}')` has the digits that JAX has"
+    return None

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .._checks import foreign_to_jax
 from .._errors import ArgumentTypeError, BatchError
 from ..tree._paths import flatten_with_paths
 
-_NO_NUMBERS = "OSUMm"  # Objects, text and times, in NumPy's letters.
 _NUMBERS = (bool, int, float, complex)
 
 
@@ -48,10 +48,10 @@ def _spec(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
             f"`jax.random.key_data(key)`, and let the function make the key of it again, "
             f"`jax.random.wrap_key_data(data)`."
         )
-    if not _is_number(leaf.dtype):
+    advice = foreign_to_jax(leaf.dtype)
+    if advice is not None:
         raise ArgumentTypeError(
-            f"`example` is of {leaf.dtype!r}{where}, which JAX does not have: give numbers, in the "
-            "order of bytes of this machine."
+            f"`example` is of {leaf.dtype!r}{where}, which JAX does not have: {advice}."
         )
     dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
     if dtype != leaf.dtype:
@@ -60,12 +60,6 @@ def _spec(path: str, leaf: Any) -> jax.ShapeDtypeStruct:
             f"it as `.astype({dtype})`."
         )
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-
-
-def _is_number(dtype: Any) -> bool:
-    # JAX's own, bfloat16 and its kin, are of the kind "V", as are NumPy's records.
-    known = dtype.kind not in _NO_NUMBERS and (dtype.kind != "V" or dtype.isbuiltin == 2)
-    return known and dtype.isnative
 
 
 def require_batch(batch: PyTree, example: PyTree, fixed: int | None) -> None:

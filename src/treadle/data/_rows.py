@@ -8,6 +8,7 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+from .._checks import foreign_to_jax
 from .._custom_types import Batch
 from .._errors import ArgumentTypeError, DataError
 from ..tree._paths import flatten_with_paths
@@ -92,10 +93,13 @@ def _leading_size(named: Sequence[tuple[str, Any]]) -> int:
                 f"`tree` has a leaf {_named(path)} of type {type(leaf).__name__}: every leaf must "
                 "be a NumPy or JAX array with one row for each example, such as `np.asarray(x)`."
             )
-        if isinstance(leaf, np.ndarray) and _is_foreign(leaf.dtype):
+        # Text may come along: whoever takes the batches may drop it.
+        known = not isinstance(leaf, np.ndarray) or leaf.dtype.kind in "OSUMm"
+        advice = None if known else foreign_to_jax(leaf.dtype)
+        if advice is not None:
             raise ArgumentTypeError(
                 f"`tree` has a leaf {_named(path)} of {leaf.dtype!r}, which JAX does not have: "
-                f"{_way_out(leaf.dtype)}."
+                f"{advice}."
             )
         if leaf.ndim == 0:
             raise DataError(
@@ -113,19 +117,6 @@ def _leading_size(named: Sequence[tuple[str, Any]]) -> int:
     if size == 0:
         raise DataError(f"`tree` has no examples: its leaf {_named(named[0][0])} has 0 rows.")
     return size
-
-
-def _is_foreign(dtype: Any) -> bool:
-    # JAX's own, bfloat16 and its kin, are of the kind "V" too.
-    return not dtype.isnative or (dtype.kind == "V" and dtype.isbuiltin != 2)
-
-
-def _way_out(dtype: Any) -> str:
-    if not dtype.isnative:
-        return f"`x.astype({dtype.newbyteorder('=').str!r})` has this machine's order of bytes"
-    if dtype.names is not None:
-        return "its fields are arrays of their own, `{name: x[name] for name in x.dtype.names}`"
-    return "NumPy's files lose what bfloat16 is called, `x.view(jnp.bfloat16)`"
 
 
 def _named(path: str) -> str:
