@@ -562,6 +562,10 @@ differs
 Say in `rename` where each goes; None leaves one out. `cast=True` makes numbers of one precision \
 those of another. `strict=False` takes what fits, and leaves the rest as it is.""".splitlines()
     )
+    # Height and width do not change places.
+    kernel = {"conv.kernel": np.zeros((3, 3, 2, 4), np.float32)}
+    with pytest.raises(TreeError, match=r"`Transposed\('conv/kernel', \(3, 2, 0, 1\)\)`\?"):
+        from_torch({"conv": {"kernel": jnp.zeros((4, 2, 3, 3))}}, kernel)
     with pytest.raises(TreeError, match="do not fit"):
         to_torch(model, theirs, table)
     # A precision is cast, a shape is not.

@@ -172,9 +172,20 @@ def _unlike_part(theirs: Known, route: Route, ours: Mapping[str, Any]) -> str | 
     wanted = _squeezed(ours[part.path].shape)
     if _squeezed(_permuted(theirs.shape, part)) == wanted:
         return None
-    turned = part.axes == () and _squeezed(theirs.shape[::-1]) == wanted
-    hint = f": `Transposed({part.path!r})`?" if turned else ""
+    hint = "" if part.axes != () else _turned(theirs.shape, wanted, part.path)
     return f"`{part.path}` {form_of(ours[part.path])}{hint}"
+
+
+def _turned(shape: Sequence[int], wanted: Sequence[int], path: str) -> str:
+    """A hint, if an array lies as kernels do whose channels come last; a matrix is turned then."""
+    if len(shape) < 2:
+        return ""
+    # The axes of space, the channels that go in, those that come out.
+    *space, enters, leaves = range(len(shape))
+    order = (leaves, enters, *space)
+    axes = f", {order}" if space else ""
+    fits = _squeezed([shape[axis] for axis in order]) == wanted
+    return f": `Transposed({path!r}{axes})`?" if fits else ""
 
 
 def _unlike_parts(theirs: Known, route: Route, ours: Mapping[str, Any]) -> str | None:
