@@ -82,6 +82,8 @@ def reference():
 )
 @pytest.mark.filterwarnings("ignore")
 def test_same_losses(name, kind, reference):
+    if name.startswith("nnx") and not hasattr(pytest.importorskip("flax.nnx"), "List"):
+        pytest.skip("the NNX contenders are written for Flax 0.12")
     before, after = losses(name, SMALL[kind])
     assert before == pytest.approx(reference[kind][0], rel=1e-5)
     # Keras counts its epsilon differently.
