@@ -2,6 +2,7 @@
 """A trace is watched: which line reads the host; and what is counted and drawn is put back."""
 
 import cProfile
+import inspect
 import random
 import sys
 import time
@@ -12,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import treadle
+from treadle._audit._load import load
 from treadle._audit._private import counters_kept
 from treadle._audit._purity._host import fingerprint, random_states_kept
 from treadle._audit._purity._witness import Witness, read_for
+from treadle._audit._source import TRACER
 from treadle._diagnose import Place
 
 
@@ -89,3 +92,8 @@ def test_under_a_profiler_that_cannot_be_put_back():
     finally:
         profile.disable()
     assert [each.rule for each in found] == ["impure-trace"]
+
+
+def test_the_file_that_traces_is_known():
+    # Behind it stands who called the audit: a stack goes on to there, in older JAX of operations too.
+    assert inspect.unwrap(load).__code__.co_filename == TRACER

@@ -39,11 +39,12 @@ def frames(equation: Any) -> list[Frame]:
     """The calls on the way to one equation, from the outermost inwards."""
     found = [_frame(raw) for raw in reversed(raw_frames(equation))]
     # In older JAX the stack goes on, out to who called the audit.
-    ours = [at for at, frame in enumerate(found) if frame.code.co_filename == _TRACER]
+    ours = [at for at, frame in enumerate(found) if frame.code.co_filename == TRACER]
     return found[ours[-1] + 1 :] if ours else found
 
 
-_TRACER = os.path.join(os.path.dirname(__file__), "_program.py")
+TRACER = os.path.join(os.path.dirname(__file__), "_load.py")
+"""The file that traces: what called it is no part of what is traced."""
 
 
 def path_frames(path: Iterable[Any]) -> list[Frame]:

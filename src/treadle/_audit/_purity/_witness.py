@@ -10,7 +10,7 @@ import types
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from .._source import Place, library_of
+from .._source import TRACER, Place, library_of
 from ._contents import Generators, content_of, is_other
 from ._host import fingerprint, position_of, state_of
 from ._reach import Holder
@@ -204,15 +204,12 @@ def _owner(called: Any) -> str:
 def _users(frame: Any) -> Any:
     """The innermost call of a function of the user's; `None` outside of the audit."""
     while frame is not None:
-        if frame.f_code.co_filename == _TRACER:
+        if frame.f_code.co_filename == TRACER:
             return None
         if library_of(frame.f_code.co_filename) is None:
             return frame
         frame = frame.f_back
     return None
-
-
-_TRACER = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_program.py")
 
 
 def _place(frame: Any, line: int) -> Place:
