@@ -95,5 +95,5 @@ def test_under_a_profiler_that_cannot_be_put_back():
 
 
 def test_the_file_that_traces_is_known():
-    # Behind it stands who called the audit: a stack goes on to there, in older JAX of operations too.
+    # Behind it stands who called the audit; in older JAX the stacks of operations go on to there.
     assert inspect.unwrap(load).__code__.co_filename == TRACER
