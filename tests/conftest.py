@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items):
 # A process may have 65,530 maps of memory, and each compiled program takes a few: the whole suite
 # in two processes comes to them, and XLA then ends the process.
 MAPS = pathlib.Path("/proc/self/maps")
-MANY_MAPS = 40_000
+MANY_MAPS = 20_000
 
 
 @pytest.fixture(scope="module", autouse=True)
