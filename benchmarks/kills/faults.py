@@ -108,6 +108,8 @@ class Faults:
             if not mine or not self.pass_by("open", file):
                 return opened(file, mode, buffering, *args, **more)
             raw = _File(self, file, mode.replace("t", "").replace("b", ""))
+            if buffering == 0:
+                return raw  # What a row is written to: nothing of it waits in a buffer.
             buffered = io.BufferedWriter(raw)
             return buffered if "b" in mode else io.TextIOWrapper(buffered, *args, **more)
 

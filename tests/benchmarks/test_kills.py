@@ -84,6 +84,15 @@ def test_every_write_is_seen(tmp_path, layer):
     assert (tmp_path / "run" / "done" / "three").read_bytes() == b"12"
 
 
+def test_what_is_written_without_a_buffer_is_there_at_once(layer, tmp_path):
+    faults = layer()
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / "rows").open("ab", buffering=0) as file:
+        assert file.write(b"12") == 2
+        assert (tmp_path / "run" / "rows").read_bytes() == b"12"
+    assert faults.points[-2:] == ["write rows #1", "half of write rows #1"]
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_it_ends_there(tmp_path, layer, point):
     faults = layer(point)
@@ -131,6 +140,7 @@ def test_a_training_is_killed_and_goes_on(tmp_path):
         data = kills.run(pool, CONSOLE, moments=1, cuts=[cut], every=150)
     rows = {row[0]: row[1:] for row in kills.tables(data)[0].rows}
     assert rows["all"][0] == "3"
+    assert [told for found in data["kinds"].values() for told in found["failures"]] == []
     assert all(row[4] == "0" for row in rows.values())
     for found in data["kinds"].values():
         assert found["kills"] >= found["trainings"] >= 1
