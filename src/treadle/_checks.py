@@ -1,6 +1,8 @@
 """Checks at the door that many doors share."""
 
 import operator
+import os
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -45,6 +47,19 @@ def one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ArgumentValueError(
             f"`{name}` (={value!r}) must be one of {', '.join(map(repr, choices))}."
         )
+
+
+def as_path(path: Any) -> pathlib.Path:
+    """The path of a file.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    if isinstance(path, (str, os.PathLike)):
+        return pathlib.Path(path)
+    raise ArgumentTypeError(
+        f"`path` (={path!r}) must be the path of a file, not of type {type(path).__name__}."
+    )
 
 
 def foreign_to_jax(dtype: np.dtype) -> str | None:

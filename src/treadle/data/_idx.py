@@ -13,9 +13,10 @@ import zlib
 
 import numpy as np
 
+from .._checks import as_path
 from .._custom_types import Door
 from .._errors import DataError
-from ._files import as_path, unreadable
+from ._files import unreadable
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _GZIP = b"\x1f\x8b"

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import as_path
 from .._custom_types import Door
 from .._errors import DataError
-from ._files import as_path, too_large, unreadable
+from ._files import too_large, unreadable
 
 # What zipfile and NumPy raise for files that are not what was written; an encrypted one is a
 # `RuntimeError`.

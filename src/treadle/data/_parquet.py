@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from .._checks import as_path
 from .._custom_types import Door
 from .._errors import ArgumentTypeError, ArgumentValueError, DataError
 from .._extras import required
 from ._columns import columns_of
-from ._files import as_path, too_large, unreadable
+from ._files import too_large, unreadable
 
 
 def parquet(

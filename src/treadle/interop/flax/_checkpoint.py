@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from ..._checks import whole_number
+from ..._checks import as_path, whole_number
 from ..._custom_types import Door
 from ..._errors import (
     ArgumentTypeError,
@@ -19,7 +19,6 @@ from ..._errors import (
     DamagedCheckpointError,
     TreeError,
 )
-from ...data._files import as_path
 from ...tree._dict import from_dict, to_dict
 from ...tree._match import some
 from ...tree._paths import flatten_with_paths

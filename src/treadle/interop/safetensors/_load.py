@@ -9,13 +9,14 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ..._checks import as_path
 from ..._custom_types import Door
 from ..._errors import CheckpointError, CheckpointNotFoundError, DamagedCheckpointError
 from ...checkpoint._storage import quoted, settled
 from .._leaves import is_read_as, leaf_like
 from .._names import misfits
 from ._format import DTYPES, LONGEST_HEADER, Entry, Header, damaged, parsed
-from ._save import as_path, format_of, named_leaves
+from ._save import format_of, named_leaves
 
 # What is handed over instead, by its first bytes.
 _OTHERS = (

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from ..._checks import as_path
 from ..._custom_types import Door
 from ..._durable import make_folder, sync_folder
 from ..._errors import ArgumentTypeError, CheckpointError
@@ -74,19 +75,6 @@ def _way(spec: Any) -> str:
     if spec.dtype.startswith(("<", ">")):
         return "give it the byte order of this machine, or make it numbers."
     return "cast it (`treadle.tree.cast`), or save the tree by `treadle.save`, which keeps it."
-
-
-def as_path(path: Any) -> pathlib.Path:
-    """The path of a file.
-
-    Raises:
-        ArgumentTypeError: It is none.
-    """
-    if isinstance(path, (str, os.PathLike)):
-        return pathlib.Path(path)
-    raise ArgumentTypeError(
-        f"`path` (={path!r}) must be the path of a file, not of type {type(path).__name__}."
-    )
 
 
 def _formats(named: list[tuple[str, Any]]) -> dict[str, tuple[str, tuple[int, ...]]]:
