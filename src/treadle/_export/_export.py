@@ -86,7 +86,7 @@ def export(
         _require_plain(exported.in_tree, "`example`")
         _require_plain(exported.out_tree, "What the model returns")
         serialised = bytes(exported.serialize())
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except _REFUSALS as error:
         called = _called(program, jax.tree.map(lambda leaf: _stacked(leaf, 1), specs))
         if not called:
             raise
@@ -152,6 +152,8 @@ def _stacked(spec: jax.ShapeDtypeStruct, size: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size, *spec.shape), spec.dtype)
 
 
+# How JAX refuses to export or to write a program.
+_REFUSALS = (TypeError, ValueError, NotImplementedError)
 # What goes back to Python while a program runs.
 _CALLS = ("debug_callback", "debug_print", "io_callback", "pure_callback")
 
@@ -161,7 +163,7 @@ def _called(program: Callable[[PyTree], PyTree], inputs: PyTree) -> list[str]:
     try:
         jaxpr = jax.make_jaxpr(program)(inputs).jaxpr
     # What made the export fail may be in the model; that error is raised, not this one.
-    except Exception:
+    except _REFUSALS:
         return []
     return sorted(set(_CALLS).intersection(primitives(jaxpr)))
 
